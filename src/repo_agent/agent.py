@@ -1,0 +1,174 @@
+"""The loop: query → verdict → execute → observe, until a final or a limit. It emits events and opens no files.
+
+A bad turn gets one short error as its observation, costs a step and is counted; nothing is asked again behind the
+model's back. History is append-only, and outputs are cut once at birth, so every prompt is a prefix of the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from repo_agent.errors import boundary
+from repo_agent.messages import Message, ToolCall, digest
+from repo_agent.models import Completion, Model, Request, Sampling
+from repo_agent.protocols import Protocol
+from repo_agent.tools.registry import Registry
+from repo_agent.tools.verdict import Verdict, executed, judge, lenient_ok
+from repo_agent.traces import events
+
+Emit = Callable[[events.Event], None]
+RunTests = Callable[[str], Awaitable[events.Tests]]
+"""Run the tests on the workspace as it is; the argument says when: write or final."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Where a rollout ends, whatever the model does."""
+
+    max_steps: int = 16
+    max_bad_turns: int = 4
+    """Bad turns in a row."""
+    max_seconds: float = 600.0
+    max_completion_tokens: int = 65_536
+    observation_chars: int = 4_000
+    tests: str = "on_write"
+    """When the model is shown test results: on_write; on_final (a final on failing tests is answered with them, and
+    the rollout goes on); never."""
+    stop_on_pass: bool = False
+
+
+@dataclass
+class Rollout:
+    """One rollout under way: what was said, and what it cost."""
+
+    model: Model
+    protocol: Protocol
+    registry: Registry
+    root: Path
+    run_tests: RunTests
+    emit: Emit
+    sampling: Sampling
+    seed: int
+    limits: Limits = field(default_factory=Limits)
+    constrain: bool = False
+    messages: list[Message] = field(default_factory=list)
+    sent: int = 1
+    steps: int = 0
+    bad_in_row: int = 0
+    any_call: bool = False
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    async def run(self, goal: str) -> str:
+        """Play the rollout to its end; returns how it ended (see `events.RunEnd.ended`).
+
+        Raises InfraError when the model's server, a tool or the grader fails by our own fault.
+        """
+        started = time.monotonic()
+        schema = self.protocol.schema(self.registry) if self.constrain else None
+        self.messages = [Message("system", self.protocol.describe(self.registry)), Message("user", f"GOAL:\n{goal}")]
+        while True:
+            ended = self._limit(time.monotonic() - started) or await self._step(schema)
+            if ended:
+                return ended
+
+    def _limit(self, seconds: float) -> str | None:
+        if self.bad_in_row >= self.limits.max_bad_turns:
+            return "max_bad_turns"
+        if self.steps >= self.limits.max_steps:
+            return "max_steps"
+        if seconds >= self.limits.max_seconds:
+            return "max_seconds"
+        return "max_tokens" if self.completion_tokens >= self.limits.max_completion_tokens else None
+
+    async def _step(self, schema: dict[str, object] | None) -> str | None:
+        """One turn: query, verdict, execute, observe. Returns how the rollout ended, or None."""
+        completion, seconds = await self._query(schema)
+        if completion.finish_reason == "context":
+            return "context_limit"
+        parsed = self.protocol.parse(completion.text)
+        verdict = judge(parsed, self.registry, truncated=completion.finish_reason == "length", any_call=self.any_call)
+        action = events.LlmAction(
+            t=self.steps,
+            text=completion.text,
+            finish_reason=completion.finish_reason,
+            prompt_tokens=completion.usage.prompt_tokens,
+            completion_tokens=completion.usage.completion_tokens,
+            seconds=round(seconds, 4),
+            turn_class=verdict.turn_class or "ok",
+            lenient_ok=lenient_ok(parsed, self.registry),
+            call={"name": verdict.call.name, "args": verdict.call.args} if verdict.call else None,
+            error=verdict.error,
+            prompt_ids_hash=completion.prompt_ids_hash,
+        )
+        self.messages.append(Message("assistant", completion.text))
+        return await self._act(action, verdict)
+
+    async def _query(self, schema: dict[str, object] | None) -> tuple[Completion, float]:
+        seed = int(digest([self.seed, self.steps]), 16) % 2**31
+        fresh = [events.WireMessage(**message.to_dict()) for message in self.messages[self.sent :]]
+        self.emit(events.LlmRequest(t=self.steps, sent=self.sent, messages=fresh))
+        self.sent = len(self.messages) + 1
+        asked = time.monotonic()
+        with boundary("model"):
+            completion = await self.model.complete(Request(tuple(self.messages), self.sampling, seed, schema))
+        self.prompt_tokens += completion.usage.prompt_tokens or 0
+        self.completion_tokens += completion.usage.completion_tokens or 0
+        return completion, time.monotonic() - asked
+
+    async def _act(self, action: events.LlmAction, verdict: Verdict) -> str | None:
+        """Execute a call, or answer a bad turn with its error, or end on a final."""
+        turn = self.steps
+        self.steps += 1
+        if verdict.turn_class == "final":
+            self.emit(action)
+            if self.limits.tests == "on_final":
+                tests = await self._show_tests("final")
+                if tests.outcome != "passed":
+                    self.messages.append(self.protocol.observation(f"[tests] {tests.output}"))
+                    return None
+            self.emit(events.Final(t=turn, value=verdict.final or {}))
+            return "final"
+        if verdict.turn_class:
+            self.emit(action)
+            self._observe_bad(f"error {verdict.turn_class}: {verdict.error}")
+            return None
+        assert verdict.call is not None
+        return await self._execute(action, verdict.call)
+
+    async def _execute(self, action: events.LlmAction, call: ToolCall) -> str | None:
+        turn = action.t
+        with boundary("tool"):
+            result = await asyncio.to_thread(self.registry.execute, call, self.root, self.limits.observation_chars)
+        action.turn_class = executed(result)
+        action.error = "" if result.ok else result.output
+        self.emit(action)
+        self.emit(events.ToolResultEvent(t=turn, ok=result.ok, code=result.code, output=result.output, cut=result.cut))
+        self.any_call = True
+        if not result.ok:
+            self._observe_bad(f"error {result.code}: {result.output}")
+            return None
+        self.bad_in_row = 0
+        text = result.output
+        if call.name == "write_file" and self.limits.tests == "on_write":
+            tests = await self._show_tests("write")
+            text += f"\n[tests] {tests.output}"
+            if self.limits.stop_on_pass and tests.outcome == "passed":
+                return "tests_passed"
+        self.messages.append(self.protocol.observation(text))
+        return None
+
+    async def _show_tests(self, when: str) -> events.Tests:
+        with boundary("grade"):
+            tests = await self.run_tests(when)
+        tests.t = self.steps - 1
+        self.emit(tests)
+        return tests
+
+    def _observe_bad(self, text: str) -> None:
+        self.bad_in_row += 1
+        self.messages.append(self.protocol.observation(text))

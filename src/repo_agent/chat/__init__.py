@@ -1,0 +1,1 @@
+"""The one renderer: conversations to text, token ids and loss mask, for training and for running alike."""

@@ -1,0 +1,45 @@
+"""How a tool call looks on the wire. One file a protocol, all with the interface `Protocol`."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol as Interface
+
+from repo_agent.errors import UserError
+from repo_agent.messages import Message, ToolCall
+from repo_agent.protocols.json_object import JsonObject
+from repo_agent.tools.registry import Registry
+from repo_agent.tools.verdict import Parsed
+
+
+class Protocol(Interface):
+    """One wire format: what the system prompt says, how calls and results are written, how a reply is read."""
+
+    name: str
+
+    def describe(self, registry: Registry) -> str:
+        """The system prompt that teaches the format and the tools."""
+
+    def render_call(self, call: ToolCall) -> str:
+        """A call as the assistant's text."""
+
+    def render_final(self, summary: str) -> str:
+        """The end of the task as the assistant's text."""
+
+    def observation(self, text: str) -> Message:
+        """A tool's result, or an error, as the next message."""
+
+    def parse(self, text: str) -> Parsed:
+        """Read one reply: strictly, and leniently beside it."""
+
+    def schema(self, registry: Registry) -> dict[str, Any]:
+        """The JSON schema of a legal reply, for constrained decoding; keys in the order that `render_call` writes."""
+
+
+PROTOCOLS: dict[str, Protocol] = {"json": JsonObject()}
+
+
+def protocol_named(name: str) -> Protocol:
+    """The protocol of that name. Raises UserError."""
+    if name not in PROTOCOLS:
+        raise UserError(f"unknown protocol {name!r}", "--protocol", f"Choose from: {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[name]

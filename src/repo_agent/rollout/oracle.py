@@ -1,0 +1,118 @@
+"""The oracle: a teacher that needs no model. It plays a task's known fix through the real loop.
+
+Seeded variety without padding: it lists a folder, greps, or both, sometimes reads the test, chooses its limits, and now
+and then makes one slip that the loop answers with an error and that it corrects in the next turn. It uses no path and no
+name that it has not been told or shown.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from pathlib import PurePosixPath
+from typing import Any
+
+from repo_agent.errors import UserError
+from repo_agent.messages import ToolCall
+from repo_agent.models.scripted import Scripted
+from repo_agent.protocols import Protocol
+from repo_agent.tasks.task import Task
+
+SLIP_RATE = 0.15
+"""The share of rollouts that hold a slip."""
+READ_TEST_RATE = 0.25
+
+
+def oracle(task: Task, protocol: Protocol, seed: int) -> Scripted:
+    """The teacher for one rollout. Raises UserError for a task without a known fix."""
+    rng = random.Random(f"oracle {seed}")
+    calls = plan(task, rng)
+    replies = [protocol.render_call(call) for call in calls]
+    if rng.random() < SLIP_RATE:
+        at = rng.randrange(len(calls))
+        replies.insert(at, slip(calls[at], protocol, rng))
+    return Scripted([*replies, protocol.render_final(summary(task))], name="oracle")
+
+
+def plan(task: Task, rng: random.Random) -> list[ToolCall]:
+    """The calls of one clean rollout: look, perhaps read the test, then read and write each file of the fix."""
+    if not task.fix:
+        raise UserError("the oracle needs a task with a known fix", task.id, "Use another teacher for this suite")
+    calls, seen = _look(task, rng)
+    tests = [path for path in task.tests if path in seen and path in task.files]
+    if tests and rng.random() < READ_TEST_RATE:
+        calls.append(_read(task, rng.choice(tests), rng))
+    for path, text in sorted(task.fix.items()):
+        if path in task.files:
+            calls.append(_read(task, path, rng))
+        calls.append(ToolCall("write_file", {"rel_path": path, "content": text}))
+    return calls
+
+
+def summary(task: Task) -> str:
+    """What the final says."""
+    return f"Fixed {', '.join(sorted(task.fix or {}))}."
+
+
+def slip(call: ToolCall, protocol: Protocol, rng: random.Random) -> str:
+    """A malformed or failing version of a call, as the assistant's text; the loop answers it with an error."""
+    args = dict(call.args)
+    kind = rng.choice(("missing", "missing", "type", "folder", "prose"))
+    numbers = [name for name, value in args.items() if isinstance(value, int)]
+    if kind == "type" and numbers:
+        return protocol.render_call(ToolCall(call.name, {**args, numbers[0]: str(args[numbers[0]])}))
+    if kind == "folder" and call.name == "read_file" and "/" in args["rel_path"]:
+        return protocol.render_call(ToolCall(call.name, {**args, "rel_path": PurePosixPath(args["rel_path"]).name}))
+    if kind == "prose":
+        return f"{rng.choice(PROSE)} {protocol.render_call(call)}"
+    args.pop(list(args)[-1])
+    return protocol.render_call(ToolCall(call.name, args))
+
+
+PROSE = ("I will do this now.", "Next step:", "Let me look.", "Sure!")
+
+
+def _look(task: Task, rng: random.Random) -> tuple[list[ToolCall], set[str]]:
+    """The opening calls, and the paths that the model has been told or shown after them."""
+    told = {path for path in task.files if path in task.goal}
+    knows_target = set(task.fix or {}) & set(task.files) <= told
+    functions = _functions(task)
+    ways = ["list", "list", "list+grep"] if functions else ["list"]
+    ways += ["grep"] if functions else []
+    ways += ["nothing"] if knows_target else []
+    way = rng.choice(ways)
+    calls = []
+    if "list" in way:
+        calls.append(_list(told, rng))
+    if "grep" in way:
+        calls.append(_grep(rng.choice(functions), rng))
+    listed = {path for path in task.files if "list" in way and _under(path, calls[0].args["rel_dir"])}
+    return calls, told | listed
+
+
+def _list(told: set[str], rng: random.Random) -> ToolCall:
+    folders = sorted({str(PurePosixPath(path).parent) for path in told} - {"."})
+    rel_dir = rng.choice([".", ".", *folders])
+    return ToolCall("list_files", {"rel_dir": rel_dir, "max_files": rng.choice((20, 50, 100))})
+
+
+def _grep(function: str, rng: random.Random) -> ToolCall:
+    pattern = rng.choice((function, f"def {function}"))
+    return ToolCall("grep", {"pattern": pattern, "rel_dir": ".", "max_hits": rng.choice((5, 10, 20))})
+
+
+def _read(task: Task, path: str, rng: random.Random) -> ToolCall:
+    fitting = [size for size in (1000, 2000, 4000) if size >= len(task.files[path])]
+    return ToolCall("read_file", {"rel_path": path, "max_chars": rng.choice(fitting or [20_000])})
+
+
+def _under(path: str, rel_dir: Any) -> bool:
+    return rel_dir == "." or path.startswith(f"{rel_dir}/")
+
+
+def _functions(task: Task) -> list[str]:
+    """Functions of the files to fix whose names the goal tells."""
+    defined = {
+        name for path in task.fix or {} for name in re.findall(r"^def (\w+)", task.files.get(path, ""), re.MULTILINE)
+    }
+    return sorted(name for name in defined if re.search(rf"\b{re.escape(name)}\b", task.goal))

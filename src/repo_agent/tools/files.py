@@ -1,0 +1,94 @@
+"""The four tools of the code-fixing agent: list_files, read_file, grep, write_file."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import regex
+
+from repo_agent.tools.paths import resolve
+from repo_agent.tools.registry import Pattern, PositiveInt, Registry, RelPath, ToolError, cut, tool
+
+MAX_FILES, MAX_CHARS, MAX_HITS = 500, 20_000, 200
+"""Our caps: a larger number from the model is clamped, not refused."""
+GREP_SECONDS = 2.0
+HIT_CHARS = 200
+HIDDEN = frozenset({"__pycache__", ".git", ".pytest_cache"})
+
+
+@tool
+def list_files(root: Path, rel_dir: RelPath, max_files: PositiveInt) -> str:
+    """List at most max_files files under the folder rel_dir ("." is the repository root)."""
+    paths = [path.relative_to(root.resolve()).as_posix() for path in _walk(root, rel_dir)]
+    shown = paths[: min(max_files, MAX_FILES)]
+    more = [f"[... {len(paths) - len(shown)} more files]"] if len(paths) > len(shown) else []
+    return "\n".join(shown + more) or "[no files]"
+
+
+@tool
+def read_file(root: Path, rel_path: RelPath, max_chars: PositiveInt) -> str:
+    """Read at most max_chars characters of the file rel_path."""
+    path = resolve(root, rel_path)
+    return cut(_text(path, rel_path), min(max_chars, MAX_CHARS))[0]
+
+
+@tool
+def grep(root: Path, pattern: Pattern, rel_dir: RelPath, max_hits: PositiveInt) -> str:
+    """Search the files under rel_dir for a regular expression; show at most max_hits lines as path:line:text."""
+    compiled, hits = regex.compile(pattern), []
+    limit, deadline = min(max_hits, MAX_HITS), time.monotonic() + GREP_SECONDS
+    try:
+        for path in _walk(root, rel_dir):
+            name = path.relative_to(root.resolve()).as_posix()
+            for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+                if compiled.search(line, timeout=max(0.001, deadline - time.monotonic())):
+                    hits.append(f"{name}:{number}:{line[:HIT_CHARS]}")
+                if len(hits) >= limit:
+                    return "\n".join(hits)
+    except TimeoutError as error:
+        raise ToolError("timeout", f"the pattern took over {GREP_SECONDS:g} s") from error
+    return "\n".join(hits) or "[no hits]"
+
+
+@tool
+def write_file(root: Path, rel_path: RelPath, content: str) -> str:
+    """Write content, the whole new text, to the file rel_path; missing folders are made."""
+    path = resolve(root, rel_path)
+    if path.is_dir():
+        raise ToolError("is_a_directory", f"{rel_path} is a folder")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, newline="")
+    except (OSError, UnicodeError) as error:
+        raise ToolError("not_writable", f"cannot write {rel_path}") from error
+    return f"wrote {rel_path}"
+
+
+def default_registry() -> Registry:
+    """The four tools, in the order that prompts show them."""
+    return Registry([list_files, read_file, grep, write_file])
+
+
+def _walk(root: Path, rel_dir: str) -> list[Path]:
+    """Every file under `rel_dir`, sorted, links and caches left out."""
+    base = resolve(root, rel_dir)
+    if not base.exists():
+        raise ToolError("not_found", f"there is no folder {rel_dir}")
+    if not base.is_dir():
+        raise ToolError("not_a_directory", f"{rel_dir} is a file")
+    found = []
+    for folder, subfolders, files in os.walk(base):
+        subfolders[:] = sorted(name for name in subfolders if name not in HIDDEN)
+        found += [Path(folder, name) for name in files if not Path(folder, name).is_symlink()]
+    return sorted(found)
+
+
+def _text(path: Path, rel_path: str) -> str:
+    if path.is_dir():
+        raise ToolError("is_a_directory", f"{rel_path} is a folder")
+    try:
+        return path.read_text(errors="replace")
+    except OSError as error:
+        raise ToolError("not_found", f"there is no file {rel_path}") from error

@@ -1,0 +1,240 @@
+"""ToolSpec and its registry: name, schema, strict check, prompt text and dispatch from one typed function.
+
+    @tool
+    def read_file(root: Path, rel_path: RelPath, max_chars: PositiveInt) -> str:
+        '''Read one file. ...'''
+
+The first parameter is the workspace root; the others are the tool's arguments, all required. A spec without a
+function (another agent's schema, from an OpenAI tools file) is checked, not run.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
+
+import jsonschema
+import pydantic
+import regex
+
+from repo_agent.errors import InfraError, UserError
+from repo_agent.messages import ToolCall
+
+PositiveInt = Annotated[int, pydantic.Field(ge=1)]
+RelPath = Annotated[str, pydantic.Field(json_schema_extra={"format": "relative-path"})]
+Pattern = Annotated[str, pydantic.Field(json_schema_extra={"format": "regex"})]
+
+BAD_VALUE_CODES = frozenset({"path_escape", "bad_regex"})
+"""Error codes of a tool that mean the argument itself was unusable, whatever the workspace holds."""
+
+
+class ToolError(Exception):
+    """A tool's own refusal: a short `code` such as `not_found`, and a message for the model."""
+
+    def __init__(self, code: str, message: str) -> None:
+        self.code = code
+        super().__init__(message)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """What a tool answered. `code` is None when ok; `cut` counts the characters left out of `output`."""
+
+    ok: bool
+    output: str
+    code: str | None = None
+    cut: int = 0
+
+
+@dataclass(frozen=True)
+class ToolSpec:
+    """One tool: its name, one-line description, JSON schema of its arguments, and how to run it, if we can."""
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+    fn: Callable[..., str] | None = None
+
+    @cached_property
+    def validator(self) -> jsonschema.Draft202012Validator:
+        return _Validator(self.parameters, format_checker=_FORMATS)
+
+    def signature(self) -> str:
+        """`name(arg: type, …)`, the line that a prompt shows."""
+        properties = self.parameters.get("properties", {})
+        args = ", ".join(f"{name}: {schema.get('type', 'any')}" for name, schema in properties.items())
+        return f"{self.name}({args})"
+
+    def to_openai(self) -> dict[str, Any]:
+        """The spec as an entry of an OpenAI `tools` list."""
+        function = {"name": self.name, "description": self.description, "parameters": self.parameters}
+        return {"type": "function", "function": function}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why a call is refused before it runs: a turn class's name and a message for the model."""
+
+    turn_class: str
+    message: str
+
+
+class Registry:
+    """The tools of one agent, in order."""
+
+    def __init__(self, specs: Iterable[ToolSpec]) -> None:
+        self.specs = {spec.name: spec for spec in specs}
+
+    def check(self, call: ToolCall) -> Fault | None:
+        """The first fault of a call, or None: the name, then missing, unexpected, mistyped, unusable arguments."""
+        spec = self.specs.get(call.name)
+        if spec is None:
+            return Fault("unknown_tool", f"there is no tool {call.name!r}; tools: {', '.join(self.specs)}")
+        faults = [_fault(spec, error) for error in spec.validator.iter_errors(call.args)]
+        return min(faults, key=lambda fault: _FAULT_ORDER.index(fault.turn_class), default=None)
+
+    def execute(self, call: ToolCall, root: Path, limit: int) -> ToolResult:
+        """Run a checked call in the workspace `root`; the output is cut to `limit` characters, once, here.
+
+        Raises InfraError for a tool that has no function.
+        """
+        spec = self.specs[call.name]
+        if spec.fn is None:
+            raise InfraError("tool", f"{call.name} has a schema but no function, so it cannot run")
+        try:
+            output = spec.fn(root, **call.args)
+        except ToolError as error:
+            return ToolResult(False, str(error), error.code)
+        text, left_out = cut(output, limit)
+        return ToolResult(True, text, None, left_out)
+
+    def schemas(self) -> list[dict[str, Any]]:
+        """The tools as an OpenAI `tools` list: what traces and contracts record."""
+        return [spec.to_openai() for spec in self.specs.values()]
+
+    @classmethod
+    def from_openai(cls, entries: Any, where: str = "tools") -> Registry:
+        """Specs without functions from an OpenAI `tools` list. Raises UserError for any other shape."""
+        try:
+            functions = [entry.get("function", entry) for entry in entries]
+            specs = [ToolSpec(f["name"], f.get("description", ""), _closed(f["parameters"])) for f in functions]
+            for spec in specs:
+                jsonschema.Draft202012Validator.check_schema(spec.parameters)
+        except (AttributeError, KeyError, TypeError, jsonschema.SchemaError) as error:
+            raise UserError(
+                f"not a list of OpenAI tool schemas ({type(error).__name__}: {str(error).splitlines()[0]})",
+                where,
+                'Each entry is {"type":"function","function":{"name":…,"description":…,"parameters":{…}}}',
+            ) from error
+        return cls(specs)
+
+    @classmethod
+    def load(cls, path: Path) -> Registry:
+        """`from_openai` of a JSON file."""
+        try:
+            entries = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot read tool schemas ({error})", str(path), "Give a JSON file") from error
+        return cls.from_openai(entries, str(path))
+
+
+def tool(fn: Callable[..., str]) -> ToolSpec:
+    """Make a ToolSpec of a typed function: its docstring's first paragraph is the description."""
+    parameters = list(inspect.signature(fn, eval_str=True).parameters.values())[1:]
+    fields: dict[str, Any] = {parameter.name: (parameter.annotation, ...) for parameter in parameters}
+    schema = pydantic.create_model(fn.__name__, **fields).model_json_schema()
+    properties = {
+        name: {key: value for key, value in entry.items() if key != "title"}
+        for name, entry in schema["properties"].items()
+    }
+    record = {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+    description = " ".join((inspect.getdoc(fn) or "").split("\n\n")[0].split())
+    return ToolSpec(fn.__name__, description, record, fn)
+
+
+def cut(text: str, limit: int) -> tuple[str, int]:
+    """`text` within `limit` characters, head and tail kept around a mark, and the count of characters left out."""
+    if len(text) <= limit:
+        return text, 0
+    head = limit * 2 // 3
+    tail = limit - head
+    left_out = len(text) - head - tail
+    return f"{text[:head]}\n[... {left_out} characters cut ...]\n{text[len(text) - tail :]}", left_out
+
+
+def lexical_fault(rel: str) -> str | None:
+    """Why a relative path is refused by its text alone, or None."""
+    if "\0" in rel:
+        return "a path holds no NUL character"
+    path = PurePosixPath(rel)
+    if path.is_absolute() or "\\" in rel:
+        return "a path is relative to the repository root and uses /"
+    if ".." in path.parts:
+        return "a path may not contain .."
+    return None
+
+
+_FAULT_ORDER = ("unknown_tool", "missing_arg", "unexpected_arg", "wrong_type", "bad_value")
+_CLASS_OF_KEYWORD = {
+    "required": "missing_arg",
+    "additionalProperties": "unexpected_arg",
+    "unevaluatedProperties": "unexpected_arg",
+    "type": "wrong_type",
+}
+
+
+def _fault(spec: ToolSpec, error: jsonschema.ValidationError) -> Fault:
+    turn_class = _CLASS_OF_KEYWORD.get(str(error.validator), "bad_value")
+    if turn_class == "missing_arg":
+        given = error.instance if isinstance(error.instance, dict) else {}
+        missing = [name for name in error.validator_value if name not in given]
+        return Fault(turn_class, f"{spec.name} needs {', '.join(missing)}")
+    name = ".".join(str(part) for part in error.absolute_path)
+    if turn_class == "unexpected_arg":
+        known = error.schema.get("properties", {})
+        extra = [key for key in error.instance if key not in known]
+        return Fault(turn_class, f"{spec.name} takes no {', '.join(extra)}")
+    if turn_class == "wrong_type":
+        return Fault(turn_class, f"{name or 'args'} must be of type {error.validator_value}")
+    return Fault(turn_class, f"{name} has a value that {spec.name} does not take")
+
+
+def _closed(parameters: dict[str, Any]) -> dict[str, Any]:
+    """A foreign schema takes no undeclared argument unless it says so."""
+    return parameters if "additionalProperties" in parameters else {**parameters, "additionalProperties": False}
+
+
+def _is_integer(_checker: Any, value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+_Validator = jsonschema.validators.extend(
+    jsonschema.Draft202012Validator,
+    type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_integer),
+)
+_FORMATS = jsonschema.FormatChecker(formats=())
+
+
+@_FORMATS.checks("relative-path")
+def _relative_path(value: object) -> bool:
+    return not isinstance(value, str) or lexical_fault(value) is None
+
+
+@_FORMATS.checks("regex")
+def _compiles(value: object) -> bool:
+    if isinstance(value, str):
+        try:
+            regex.compile(value)
+        except (regex.error, RecursionError, OverflowError):
+            return False
+    return True

@@ -1,0 +1,107 @@
+"""The verdict on one assistant turn: the first turn class that applies, in the order of `TURN_CLASSES`.
+
+    infra_error → truncated → no_call → multiple_calls → wrapped → json_invalid → envelope_invalid → unknown_tool →
+    missing_arg → unexpected_arg → wrong_type → bad_value → exec_error → ok
+
+Beside them stand `final` (no call) and `early_final` (a final before any call: invalid).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from repo_agent.messages import ToolCall
+from repo_agent.tools.registry import BAD_VALUE_CODES, Registry, ToolResult
+
+TURN_CLASSES = (
+    "infra_error",
+    "truncated",
+    "no_call",
+    "multiple_calls",
+    "wrapped",
+    "json_invalid",
+    "envelope_invalid",
+    "unknown_tool",
+    "missing_arg",
+    "unexpected_arg",
+    "wrong_type",
+    "bad_value",
+    "exec_error",
+    "ok",
+    "final",
+    "early_final",
+)
+UNSCORED = frozenset({"infra_error", "final"})
+"""Turn classes outside the denominator of validity."""
+LADDER = ("parses", "known", "arguments", "executes")
+_RUNGS_PASSED = {
+    "unknown_tool": 1,
+    "missing_arg": 2,
+    "unexpected_arg": 2,
+    "wrong_type": 2,
+    "bad_value": 2,
+    "exec_error": 3,
+    "ok": 4,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """What a protocol made of a reply: a call, or a final, or a `fault` (a turn class) with its `error`.
+
+    `lenient` is the one call that a forgiving parser finds, also where the strict one refused.
+    """
+
+    call: ToolCall | None = None
+    final: dict[str, Any] | None = None
+    fault: str | None = None
+    error: str = ""
+    lenient: ToolCall | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A turn's class; the call to run when it is None yet, the final, and the error for the model."""
+
+    turn_class: str | None
+    call: ToolCall | None = None
+    final: dict[str, Any] | None = None
+    error: str = ""
+
+
+def judge(parsed: Parsed, registry: Registry, *, truncated: bool, any_call: bool) -> Verdict:
+    """The verdict before execution. `turn_class` is None for a call that may run.
+
+    `truncated`: the reply hit the token cap. `any_call`: some earlier turn of this rollout was a call that ran.
+    """
+    if truncated:
+        return Verdict("truncated", error="the reply was cut off at the token limit; send a shorter one")
+    if parsed.fault:
+        return Verdict(parsed.fault, error=parsed.error)
+    if parsed.final is not None:
+        if any_call:
+            return Verdict("final", final=parsed.final)
+        return Verdict("early_final", error="call a tool before you finish")
+    assert parsed.call is not None
+    fault = registry.check(parsed.call)
+    if fault:
+        return Verdict(fault.turn_class, parsed.call, error=fault.message)
+    return Verdict(None, parsed.call)
+
+
+def executed(result: ToolResult) -> str:
+    """The turn class of a call that ran."""
+    if result.ok:
+        return "ok"
+    return "bad_value" if result.code in BAD_VALUE_CODES else "exec_error"
+
+
+def rungs(turn_class: str) -> int:
+    """How many rungs of `LADDER` a scored turn has passed, 0 to 4."""
+    return _RUNGS_PASSED.get(turn_class, 0)
+
+
+def lenient_ok(parsed: Parsed, registry: Registry) -> bool:
+    """Whether the forgiving parse alone yields a call that the schema takes."""
+    return parsed.lenient is not None and registry.check(parsed.lenient) is None

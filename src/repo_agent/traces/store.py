@@ -1,0 +1,221 @@
+"""The run directory: one trace a rollout, claimed under a lock, renamed when whole, indexed from the whole ones.
+
+    run.json                      what was run; the same command finds it and goes on
+    traces/<task>/<k>.jsonl       whole rollouts; `.part` while one is being written
+    errors/<task>/<k>-<n>.jsonl   rollouts that our own error ended: owed again
+    results.jsonl                 an index, rebuilt from the whole traces
+
+A `.part` belongs to whoever holds its lock. The lock dies with its process, so a `.part` without one is abandoned.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from repo_agent.errors import UserError
+from repo_agent.traces import events
+from repo_agent.traces.read import read_events
+
+RECORD, INDEX, TRACES, ERRORS = "run.json", "results.jsonl", "traces", "errors"
+FREE_KEYS = frozenset({"versions", "isolation"})
+"""Keys of run.json that may differ when a run goes on."""
+_LONGEST_NAME = 200
+
+
+class RunDir:
+    """One run directory; opens lazily, so a missing one is noticed when something is asked of it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def open(cls, path: Path, record: dict[str, Any]) -> RunDir:
+        """Make the directory with `record` as its run.json, or go on with one of the same record.
+
+        Raises UserError that names the differing keys, or for a folder that holds something else.
+        """
+        run = cls(path)
+        if not (path / RECORD).exists() and path.exists() and (not path.is_dir() or any(_visible(path))):
+            raise UserError("exists and is no run directory", str(path), "Choose another --out")
+        path.mkdir(parents=True, exist_ok=True)
+        if _create(path / RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n"):
+            return run
+        before, now = run.record, json.loads(json.dumps(record))
+        keys = sorted(key for key in {*before, *now} - FREE_KEYS if before.get(key) != now.get(key))
+        if keys:
+            remedy = "Give the same settings to go on with it, or another --out"
+            raise UserError(f"was run with other settings: {', '.join(keys)} differ", str(path), remedy)
+        return run
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """run.json. Raises UserError where it is missing or no JSON object."""
+        try:
+            record = json.loads((self.path / RECORD).read_text())
+        except (OSError, ValueError) as error:
+            remedy = "Give the folder that `repo-agent eval --out` made"
+            raise UserError(f"has no readable {RECORD} ({error})", str(self.path), remedy) from error
+        if not isinstance(record, dict):
+            raise UserError(f"its {RECORD} holds no object", str(self.path), "Run `repo-agent eval` again")
+        return record
+
+    def owed(self, wanted: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+        """Those of the `wanted` (task id, rollout number) that have no whole trace yet, in the same order."""
+        return [(task, k) for task, k in wanted if not self._whole(task, k).exists()]
+
+    def claim(self, task: str, k: int) -> TraceWriter | None:
+        """The right to write rollout `k` of `task`; None where it is whole or another process is at it."""
+        whole = self._whole(task, k)
+        part = whole.with_suffix(".jsonl.part")
+        part.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        if not _lock(fd) or not _same_file(fd, part):
+            os.close(fd)
+            return None
+        if whole.exists():
+            part.unlink()
+            os.close(fd)
+            return None
+        os.ftruncate(fd, 0)
+        return TraceWriter(fd, part, whole, self.path / ERRORS / folder_name(task))
+
+    def traces(self) -> list[Path]:
+        """The whole traces, by task folder, then by rollout number."""
+        found = (self.path / TRACES).glob("*/*.jsonl")
+        return sorted(found, key=lambda path: (path.parent.name, len(path.stem), path.stem))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The index: results.jsonl where it lists just the whole traces, else rebuilt from them."""
+        try:
+            rows: list[dict[str, Any]] = [json.loads(line) for line in (self.path / INDEX).read_text().splitlines()]
+            in_step = [row["trace"] for row in rows] == [self._relative(path) for path in self.traces()]
+        except (OSError, ValueError, KeyError, TypeError):
+            in_step = False
+        return rows if in_step else self.write_index()
+
+    def write_index(self) -> list[dict[str, Any]]:
+        """Rebuild results.jsonl from the whole traces. Raises UserError for one without an end."""
+        rows = [{**index_row(path), "trace": self._relative(path)} for path in self.traces()]
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        if rows or self.path.is_dir():
+            temporary = self.path / f".{INDEX}.{os.getpid()}"
+            temporary.write_text(text)
+            temporary.replace(self.path / INDEX)
+        return rows
+
+    def _whole(self, task: str, k: int) -> Path:
+        return self.path / TRACES / folder_name(task) / f"{k}.jsonl"
+
+    def _relative(self, path: Path) -> str:
+        return path.relative_to(self.path).as_posix()
+
+
+class TraceWriter:
+    """A claimed rollout. Whatever was emitted before a crash stays in the `.part`, which the next claim clears."""
+
+    def __init__(self, fd: int, part: Path, whole: Path, errors: Path) -> None:
+        self._file = os.fdopen(fd, "a", encoding="utf-8")
+        self._part, self._whole, self._errors = part, whole, errors
+
+    def emit(self, event: events.Event) -> None:
+        """Append one event, one line, and flush it to the operating system."""
+        self._file.write(event.line())
+        self._file.flush()
+
+    def commit(self) -> Path:
+        """Make the trace whole: on disk first, then under its final name. Returns its path."""
+        self._move(self._whole)
+        return self._whole
+
+    def fail(self) -> Path:
+        """Put the trace among the errors, so that its rollout is owed again. Returns its path."""
+        self._errors.mkdir(parents=True, exist_ok=True)
+        before = len(list(self._errors.glob(f"{self._whole.stem}-*.jsonl")))
+        path = self._errors / f"{self._whole.stem}-{before}.jsonl"
+        self._move(path)
+        return path
+
+    def close(self) -> None:
+        """Let go of a rollout that was interrupted: its `.part` is abandoned."""
+        self._file.close()
+
+    def _move(self, target: Path) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._part.rename(target)
+        self._file.close()
+
+
+def folder_name(task: str) -> str:
+    """A file name for any task id, different for different ids: percent-encoded; very long ones end in a hash."""
+    name = quote(task, safe="") or "%"
+    if name.startswith("."):
+        name = "%2E" + name[1:]
+    if len(name) > _LONGEST_NAME:
+        name = f"{name[:_LONGEST_NAME]}%~{hashlib.sha256(task.encode()).hexdigest()[:32]}"
+    return name
+
+
+def index_row(path: Path) -> dict[str, Any]:
+    """What the index says about one whole trace (all but its place). Raises UserError for one without an end."""
+    log, _ = read_events(path)
+    start, end = log[0] if log else None, log[-1] if log else None
+    if not isinstance(start, events.RunStart) or not isinstance(end, events.RunEnd):
+        raise UserError("a whole trace starts with run_start and ends with run_end", str(path), "Delete it, run again")
+    actions = [event for event in log if isinstance(event, events.LlmAction)]
+    return {
+        "task": start.task,
+        "rollout": start.rollout,
+        "trace": path.name,
+        "ended": end.ended,
+        "passed": bool(end.passed),
+        "steps": end.steps,
+        "calls": sum(action.call is not None for action in actions),
+        "classes": dict(Counter(action.turn_class for action in actions)),
+        "lenient_ok": sum(action.lenient_ok for action in actions),
+        "raw_unknown": 0,
+        "prompt_tokens": end.prompt_tokens,
+        "completion_tokens": end.completion_tokens,
+        "seconds": end.seconds,
+    }
+
+
+def _visible(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if not path.name.startswith(".")]
+
+
+def _create(path: Path, text: str) -> bool:
+    """Write a new file in one stroke; False where it exists already, also when another process was just first."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink()
+    return True
+
+
+def _lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _same_file(fd: int, path: Path) -> bool:
+    """Whether `path` still names the open file: its owner may have renamed it before we had the lock."""
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:
+        return False
