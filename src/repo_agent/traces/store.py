@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 from collections import Counter
@@ -22,7 +23,7 @@ from urllib.parse import quote
 
 from repo_agent.errors import UserError
 from repo_agent.traces import events
-from repo_agent.traces.read import read_events
+from repo_agent.traces.read import read_events, read_lines
 
 RECORD, INDEX, TRACES, ERRORS = "run.json", "results.jsonl", "traces", "errors"
 FREE_KEYS = frozenset({"versions", "isolation"})
@@ -93,11 +94,16 @@ class RunDir:
         return sorted(found, key=lambda path: (path.parent.name, len(path.stem), path.stem))
 
     def rows(self) -> list[dict[str, Any]]:
-        """The index: results.jsonl where it lists just the whole traces, else rebuilt from them."""
+        """The index: results.jsonl where it lists just the whole traces, else rebuilt from them.
+
+        Raises UserError where there is no run directory.
+        """
+        if not (self.path / RECORD).is_file():
+            raise UserError("no run directory", str(self.path), "Give the folder that `repo-agent eval --out` made")
         try:
-            rows: list[dict[str, Any]] = [json.loads(line) for line in (self.path / INDEX).read_text().splitlines()]
+            rows: list[dict[str, Any]] = [record for _, record in read_lines(self.path / INDEX)[0]]
             in_step = [row["trace"] for row in rows] == [self._relative(path) for path in self.traces()]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (UserError, KeyError):
             in_step = False
         return rows if in_step else self.write_index()
 
@@ -105,10 +111,9 @@ class RunDir:
         """Rebuild results.jsonl from the whole traces. Raises UserError for one without an end."""
         rows = [{**index_row(path), "trace": self._relative(path)} for path in self.traces()]
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        if rows or self.path.is_dir():
-            temporary = self.path / f".{INDEX}.{os.getpid()}"
-            temporary.write_text(text)
-            temporary.replace(self.path / INDEX)
+        temporary = self.path / f".{INDEX}.{os.getpid()}"
+        temporary.write_text(text)
+        temporary.replace(self.path / INDEX)
         return rows
 
     def _whole(self, task: str, k: int) -> Path:
@@ -138,8 +143,8 @@ class TraceWriter:
     def fail(self) -> Path:
         """Put the trace among the errors, so that its rollout is owed again. Returns its path."""
         self._errors.mkdir(parents=True, exist_ok=True)
-        before = len(list(self._errors.glob(f"{self._whole.stem}-*.jsonl")))
-        path = self._errors / f"{self._whole.stem}-{before}.jsonl"
+        names = (self._errors / f"{self._whole.stem}-{number}.jsonl" for number in itertools.count())
+        path = next(path for path in names if not path.exists())
         self._move(path)
         return path
 

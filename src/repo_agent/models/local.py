@@ -1,0 +1,175 @@
+"""`local:BASE[+ADAPTER]`: a transformers model with an optional PEFT adapter, in this process.
+
+Concurrent requests are batched in one worker thread (see `batch`), which alone touches the weights.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from concurrent.futures import Future
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from repo_agent.chat.render import Renderer
+from repo_agent.chat.tokenizer import load_tokenizer, locate
+from repo_agent.errors import InfraError, UserError, boundary
+from repo_agent.messages import Usage, digest
+from repo_agent.models import Completion, Request
+from repo_agent.models.batch import Batch, Row
+from repo_agent.models.constrain import Grammars
+
+SMALL = 50_000_000
+"""Parameters below which one CPU thread beats several: a step is then shorter than their synchronisation."""
+
+
+class LocalModel:
+    """A model in this process; by default on cuda in bfloat16 where there is one, else on the CPU in float32.
+
+    Raises UserError when the base or the adapter is not there, or the two do not fit.
+    """
+
+    def __init__(
+        self,
+        base: str,
+        adapter: Path | None = None,
+        *,
+        name: str,
+        device: str | None = None,
+        dtype: str | None = None,
+        max_batch: int = 32,
+    ) -> None:
+        self.name = name
+        self._renderer = Renderer(load_tokenizer(base))
+        model = _load(base, adapter, device, dtype)
+        tokenizer = self._renderer.tokenizer
+        eos = _eos(model, tokenizer)
+        self._context: int = model.config.max_position_embeddings
+        self._batch = Batch(model, eos=eos, known=len(tokenizer), max_rows=max_batch)
+        self._grammars: Grammars | None = None
+        self._vocabulary: int = model.config.vocab_size
+        self._eos = eos
+        self._closed = False
+        self._inbox: SimpleQueue[Row | None] = SimpleQueue()
+        self._worker = threading.Thread(target=self._serve, name=f"model {name}", daemon=True)
+        self._worker.start()
+
+    async def complete(self, request: Request) -> Completion:
+        """Draw one reply; see `models.Model`."""
+        with boundary("model"):
+            prompt = self._renderer.prompt_ids(request.messages)
+            told = digest(prompt)
+            room = self._context - len(prompt)
+            if room < 1:
+                return Completion("", "context", Usage(len(prompt), 0), told)
+            row = self._row(request, prompt, room)
+            if self._closed:
+                raise InfraError("model", f"{self.name} is closed")
+            self._inbox.put(row)
+            done = await asyncio.wrap_future(row.future)
+            text = self._renderer.tokenizer.decode(done.reply, clean_up_tokenization_spaces=False)
+        return Completion(text, done.finish or "", Usage(len(prompt), done.drawn), told)
+
+    async def close(self) -> None:
+        """End the worker; what still waits for a reply gets an InfraError."""
+        self._closed = True
+        self._inbox.put(None)
+        await asyncio.to_thread(self._worker.join)
+
+    def _row(self, request: Request, prompt: list[int], room: int) -> Row:
+        import torch
+
+        sampling = request.sampling
+        grammar = None
+        if request.schema is not None:
+            if self._grammars is None:
+                self._grammars = Grammars(self._renderer.tokenizer, self._vocabulary, self._eos)
+            grammar = self._grammars.matcher(request.schema)
+        generator = torch.Generator().manual_seed(request.seed)
+        return Row(prompt, min(sampling.max_tokens, room), sampling.temperature, generator, grammar)
+
+    def _serve(self) -> None:
+        """The worker: let rows in, step, hand the finished ones back, until the inbox says None."""
+        import torch
+
+        model = self._batch.model
+        if model.device.type == "cpu" and model.num_parameters() < SMALL:
+            torch.set_num_threads(1)
+        waiting: deque[Row] = deque()
+        while True:
+            idle = not waiting and not self._batch.running
+            while idle or not self._inbox.empty():
+                row = self._inbox.get()
+                if row is None:
+                    return _fail([*waiting, *self._batch.clear()], InfraError("model", f"{self.name} is closed"))
+                waiting.append(row)
+                idle = False
+            try:
+                with boundary("model"), torch.inference_mode():
+                    self._turn(waiting)
+            except InfraError as error:
+                _fail(self._batch.clear(), error)
+
+    def _turn(self, waiting: deque[Row]) -> None:
+        while waiting and not self._batch.full:
+            self._batch.admit(waiting.popleft())
+        for row in self._batch.leave():
+            _answer(row.future, row)
+        self._batch.step()
+        for row in self._batch.leave():
+            _answer(row.future, row)
+
+
+def _answer(future: Future[Row], row: Row) -> None:
+    # False where the asker has gone; from True on it cannot go.
+    if future.set_running_or_notify_cancel():
+        future.set_result(row)
+
+
+def _fail(rows: list[Row], error: InfraError) -> None:
+    for row in rows:
+        if row.future.set_running_or_notify_cancel():
+            row.future.set_exception(error)
+
+
+def _load(base: str, adapter: Path | None, device: str | None, dtype: str | None) -> Any:
+    """The base with its adapter, in evaluation mode."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    if adapter is not None and not (adapter / "adapter_config.json").is_file():
+        raise UserError("no adapter there", str(adapter), "Give a directory that `repo-agent train` wrote")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
+    logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(locate(base), dtype=dtype, attn_implementation="sdpa").to(device)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"cannot load the model ({reason})", base, "Is the name right?") from error
+    return (model if adapter is None else _adapt(model, adapter, base)).eval()
+
+
+def _adapt(model: Any, adapter: Path, base: str) -> Any:
+    import torch
+    from peft import PeftModel
+
+    try:
+        adapted = PeftModel.from_pretrained(model, str(adapter))
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"does not fit the base {base} ({reason})", str(adapter), "Use the base it was made on"
+        ) from error
+    # Merged, float32 is faster and the same; bfloat16 would round small updates away.
+    return adapted.merge_and_unload() if model.dtype == torch.float32 else adapted
+
+
+def _eos(model: Any, tokenizer: Any) -> list[int]:
+    """Every token that ends a turn; the tokenizer's own first."""
+    said = model.generation_config.eos_token_id
+    more = said if isinstance(said, list) else [said]
+    return list(dict.fromkeys(token for token in [tokenizer.eos_token_id, *more] if token is not None))

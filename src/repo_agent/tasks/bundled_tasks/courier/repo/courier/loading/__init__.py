@@ -1,0 +1,3 @@
+from courier.loading.loader import Loader
+
+__all__ = ["Loader"]

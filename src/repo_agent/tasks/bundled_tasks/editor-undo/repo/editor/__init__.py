@@ -1,0 +1,3 @@
+from editor.session import Session
+
+__all__ = ["Session"]

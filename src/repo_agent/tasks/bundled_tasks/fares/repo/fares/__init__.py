@@ -1,0 +1,3 @@
+from fares.quote import quote
+
+__all__ = ["quote"]

@@ -1,0 +1,3 @@
+from folio.text.letters import initial, plain
+
+__all__ = ["initial", "plain"]

@@ -1,0 +1,1 @@
+"""Small rectangular grids as lists of rows."""

@@ -1,0 +1,3 @@
+from planar.shapes.polygon import Polygon
+
+__all__ = ["Polygon"]

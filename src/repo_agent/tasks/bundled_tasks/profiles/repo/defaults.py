@@ -1,0 +1,5 @@
+DEFAULTS = {
+    "theme": {"name": "light", "contrast": 1},
+    "editor": {"tab": 4, "rulers": [80]},
+    "autosave": True,
+}

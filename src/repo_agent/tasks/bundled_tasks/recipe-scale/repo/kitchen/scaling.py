@@ -1,0 +1,8 @@
+from fractions import Fraction
+
+
+def scale(ingredients, serves, wanted):
+    """{name: amount} for `wanted` people from a recipe that serves `serves`."""
+    if serves < 1 or wanted < 1:
+        raise ValueError("a recipe serves at least one")
+    return {name: Fraction(amount * wanted // serves) for name, amount in ingredients.items()}

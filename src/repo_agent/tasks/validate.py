@@ -1,0 +1,75 @@
+"""Is a suite sound? Every known fix must pass its tests, and every untouched workspace must fail them. No model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from repo_agent.errors import boundary
+from repo_agent.sandbox.grade import Grade, grade
+from repo_agent.sandbox.isolate import Isolation
+from repo_agent.sandbox.workspace import Workspace
+from repo_agent.tasks import test_job
+from repo_agent.tasks.task import Suite, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """Counts over a suite, and what is wrong, one entry a finding: {"task", "what"}."""
+
+    tasks: int
+    fix_passes: int
+    untouched_fails: int
+    odd: list[dict[str, str]]
+
+
+async def validate(
+    suite: Suite, isolation: Isolation, jobs: int = 2, on_progress: Callable[[int, int], None] | None = None
+) -> Validation:
+    """Grade every task untouched and with its fix, at most `jobs` at once; `on_progress(done, of)` after each grade.
+
+    Raises InfraError where the grader itself fails.
+    """
+    slots = asyncio.Semaphore(jobs)
+    done = 0
+
+    async def bounded(task: Task, changes: Mapping[str, str]) -> Grade:
+        nonlocal done
+        async with slots:
+            result = await _grade(task, changes, isolation)
+        done += 1
+        if on_progress:
+            on_progress(done, total)
+        return result
+
+    fixes = [(task, task.fix) for task in suite.tasks if task.fix is not None]
+    total = len(suite.tasks) + len(fixes)
+    async with asyncio.TaskGroup() as group:
+        untouched = [group.create_task(bounded(task, {})) for task in suite.tasks]
+        fixed = {task.id: group.create_task(bounded(task, fix)) for task, fix in fixes}
+    grades = {name: job.result() for name, job in fixed.items()}
+    return _summary(suite, [job.result() for job in untouched], grades)
+
+
+async def _grade(task: Task, changes: Mapping[str, str], isolation: Isolation) -> Grade:
+    with boundary("grade"), Workspace({**task.files, **changes}) as workspace:
+        return await grade(workspace.root, test_job(task), isolation)
+
+
+def _summary(suite: Suite, untouched: list[Grade], fixed: Mapping[str, Grade]) -> Validation:
+    odd = []
+    for task, before in zip(suite.tasks, untouched, strict=True):
+        after = fixed.get(task.id)
+        if before.outcome in ("passed", "no_tests"):
+            odd.append({"task": task.id, "what": f"untouched: {before.output}"})
+        if after is None:
+            odd.append({"task": task.id, "what": "no fix is known"})
+        elif after.outcome != "passed":
+            odd.append({"task": task.id, "what": f"with its fix: {after.output}"})
+    return Validation(
+        tasks=len(suite.tasks),
+        fix_passes=sum(result.outcome == "passed" for result in fixed.values()),
+        untouched_fails=sum(result.outcome not in ("passed", "no_tests") for result in untouched),
+        odd=odd,
+    )

@@ -1,0 +1,245 @@
+"""Models: the batched local one on random weights, constrained replies, and a real server on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from repo_agent.errors import InfraError, UserError
+from repo_agent.messages import Message, digest
+from repo_agent.models import Completion, Request, Sampling
+from repo_agent.models.openai_chat import OpenAIChat
+from repo_agent.models.resolve import open_model
+from repo_agent.protocols.json_object import JsonObject
+from repo_agent.tools.files import default_registry
+from repo_agent.tools.verdict import judge
+
+REGISTRY = default_registry()
+
+
+def ask(seed: int, *, tokens: int = 24, temperature: float = 0.7, schema: Any = None, goal: str = "") -> Request:
+    """A request whose prompt length differs from seed to seed."""
+    talk = (Message("system", "Be brief."), Message("user", goal or f"GOAL: {'fix it ' * (seed % 5 + 1)}{seed}"))
+    return Request(talk, Sampling(temperature, tokens), seed, schema)
+
+
+def answers(model: Any, requests: list[Request], jobs: int) -> list[Completion]:
+    async def one(request: Request, gate: asyncio.Semaphore) -> Completion:
+        async with gate:
+            return await model.complete(request)
+
+    async def every() -> list[Completion]:
+        gate = asyncio.Semaphore(jobs)
+        return await asyncio.wait_for(asyncio.gather(*[one(request, gate) for request in requests]), 60)
+
+    return asyncio.run(every())
+
+
+@pytest.fixture(scope="module")
+def local(tiny_base: Path) -> Iterator[Any]:
+    from repo_agent.models.local import LocalModel
+
+    model = LocalModel(str(tiny_base), name="local:tiny", max_batch=4)
+    yield model
+    asyncio.run(model.close())
+
+
+def test_greedy_decoding_matches_transformers_generate(local: Any) -> None:
+    import torch
+
+    requests = [ask(seed, temperature=0) for seed in range(6)]
+    for request, answer in zip(requests, answers(local, requests, 6), strict=True):
+        ids = torch.tensor([local._renderer.prompt_ids(request.messages)])
+        whole = local._batch.model.generate(ids, do_sample=False, max_new_tokens=24)[0, ids.shape[1] :].tolist()
+        said = whole[:-1] if answer.finish_reason == "stop" else whole
+        assert answer.text == local._renderer.tokenizer.decode(said)
+        assert answer.usage.prompt_tokens == ids.shape[1] and answer.usage.completion_tokens == len(whole)
+        assert answer.prompt_ids_hash == digest(ids[0].tolist())
+
+
+def test_a_reply_does_not_depend_on_who_shares_the_batch(local: Any) -> None:
+    # Twelve requests for four rows, of several lengths, so that rows join, wait and leave in between.
+    requests = [ask(seed, tokens=8 + 7 * (seed % 4)) for seed in range(12)]
+    alone = [answer.text for answer in answers(local, requests, 1)]
+    assert [answer.text for answer in answers(local, requests, 8)] == alone
+    assert len(set(alone)) == len(alone)
+
+
+def test_the_next_turn_reads_only_what_is_new_and_says_the_same(local: Any, tiny_base: Path) -> None:
+    from repo_agent.models.local import LocalModel
+
+    first = ask(1)
+    said = answers(local, [first], 1)[0].text
+    talk = (*first.messages, Message("assistant", said), Message("user", "[tool_result] 1 passed"))
+    second = Request(talk, first.sampling, 2)
+    held = max(local._batch.slots.ids, key=len)
+    reused = answers(local, [ask(9), second], 2)[1]
+    fresh = LocalModel(str(tiny_base), name="fresh")
+    assert answers(fresh, [second], 1)[0] == reused
+    asyncio.run(fresh.close())
+    assert len(held) > len(local._renderer.prompt_ids(first.messages))
+
+
+def test_constrained_replies_are_valid_calls_unless_cut(local: Any) -> None:
+    protocol = JsonObject()
+    schema = protocol.schema(REGISTRY)
+    requests = [ask(seed, tokens=1200, temperature=1.0, schema=schema) for seed in range(20)]
+    # A free row among them must stay free.
+    *constrained, free = answers(local, [*requests, ask(99)], 8)
+    classes = [
+        judge(
+            protocol.parse(answer.text), REGISTRY, truncated=answer.finish_reason == "length", any_call=True
+        ).turn_class
+        for answer in constrained
+    ]
+    # No grammar cures a path out of the workspace or a pattern that does not compile.
+    assert set(classes) <= {None, "final", "truncated", "bad_value"}
+    assert classes.count("truncated") <= 4
+    assert protocol.parse(free.text).fault
+    whole = [answer.text for answer in constrained if answer.finish_reason == "stop"]
+    assert all(
+        text == json.dumps(json.loads(text), separators=(",", ":"), ensure_ascii=False)
+        for text in whole
+        if "\\" not in text
+    )
+
+
+def test_generation_stops_at_the_token_limit_and_at_the_context(local: Any) -> None:
+    cut, over = answers(local, [ask(3, tokens=2), ask(0, goal="long " * 4000)], 2)
+    assert (cut.finish_reason, cut.usage.completion_tokens) == ("length", 2)
+    assert (over.finish_reason, over.text, over.usage.completion_tokens) == ("context", "", 0)
+    assert over.usage.prompt_tokens and over.usage.prompt_tokens > 4096
+    fixed = len(local._renderer.prompt_ids(ask(0, goal="x").messages))
+    edge = ask(0, goal="x" * (4096 - fixed - 4), tokens=99)
+    [answer] = answers(local, [edge], 1)
+    assert answer.finish_reason in ("length", "stop") and answer.usage.completion_tokens <= 5
+
+
+def test_a_failure_in_the_worker_reaches_every_waiting_request(tiny_base: Path) -> None:
+    from repo_agent.models.local import LocalModel
+
+    model = LocalModel(str(tiny_base), name="local:broken", max_batch=2)
+    weights, model._batch.model.lm_head.weight.data = model._batch.model.lm_head.weight.data, _wrong_shape()
+
+    async def outcome(request: Request) -> BaseException | Completion:
+        return (await asyncio.gather(model.complete(request), return_exceptions=True))[0]
+
+    async def story() -> None:
+        failed = await asyncio.wait_for(asyncio.gather(*[outcome(ask(seed)) for seed in range(5)]), 30)
+        assert all(isinstance(error, InfraError) and error.stage == "model" for error in failed)
+        model._batch.model.lm_head.weight.data = weights
+        assert isinstance(await outcome(ask(1)), Completion)
+        await model.close()
+        assert isinstance(await outcome(ask(1)), InfraError)
+
+    asyncio.run(story())
+
+
+def _wrong_shape() -> Any:
+    import torch
+
+    return torch.zeros(3, 5)
+
+
+def test_a_request_that_is_given_up_leaves_the_batch(local: Any) -> None:
+    async def story() -> Completion:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(local.complete(ask(5, tokens=4000, temperature=2.0)), 0.2)
+        return await asyncio.wait_for(local.complete(ask(1)), 10)
+
+    assert asyncio.run(story()) == answers(local, [ask(1)], 1)[0]
+
+
+@pytest.mark.parametrize("spec", ["local:", "gpt-4", "openai:gpt-4", "openai:x@ftp://y", "oracle"])
+def test_an_unknown_model_is_refused_with_the_forms(spec: str) -> None:
+    with pytest.raises(UserError, match="openai:NAME@BASE_URL"):
+        open_model(spec)
+
+
+def test_a_missing_base_or_adapter_is_a_user_error(tiny_base: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no model there"):
+        open_model("local:/no/such/model")
+    with pytest.raises(UserError, match="no adapter there"):
+        open_model(f"local:{tiny_base}+{tmp_path}")
+
+
+def test_openai_without_a_key_is_refused_for_another_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(UserError, match="OPENAI_API_KEY"):
+        open_model("openai:m@https://api.example.com/v1")
+
+
+class _Server(BaseHTTPRequestHandler):
+    """Answers as told by the model's name: `echo`, `cut`, `full`, or an error that repeats the key."""
+
+    bodies: list[dict[str, Any]] = []
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.bodies.append(body)
+        if body["model"] == "full":
+            return self._send(400, {"error": {"message": "too long", "code": "context_length_exceeded"}})
+        if body["model"] == "bad":
+            return self._send(422, {"error": {"message": f"what is {self.headers['Authorization']}?"}})
+        reason = "length" if body["model"] == "cut" else "stop"
+        message = {"role": "assistant", "content": body["messages"][-1]["content"]}
+        choice = {"index": 0, "finish_reason": reason, "message": message}
+        usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+        return self._send(
+            200,
+            {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage},
+        )
+
+    def _send(self, status: int, value: dict[str, Any]) -> None:
+        data = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    _Server.bodies.clear()
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), _Server)
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{httpd.server_port}/v1"
+    httpd.shutdown()
+    httpd.server_close()
+
+
+def test_openai_sends_the_request_and_reads_the_reply(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    model = open_model(f"openai:echo@{server}")
+    schema = {"type": "object"}
+    answer = asyncio.run(model.complete(ask(4, schema=schema)))
+    assert (answer.text, answer.finish_reason) == (ask(4).messages[-1].content, "stop")
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.prompt_ids_hash) == (7, 3, None)
+    body = _Server.bodies[0]
+    assert (body["temperature"], body["max_tokens"], body["seed"]) == (0.7, 24, 4)
+    assert [message["role"] for message in body["messages"]] == ["system", "user"]
+    assert body["response_format"]["json_schema"]["schema"] == schema
+    assert asyncio.run(OpenAIChat("cut", server).complete(ask(4))).finish_reason == "length"
+    assert "response_format" not in _Server.bodies[1]
+    assert asyncio.run(OpenAIChat("full", server).complete(ask(4))).finish_reason == "context"
+
+
+def test_openai_errors_do_not_repeat_the_key(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
+    with pytest.raises(InfraError) as caught:
+        asyncio.run(OpenAIChat("bad", server).complete(ask(4)))
+    assert caught.value.stage == "model" and "422" in str(caught.value)
+    assert "secret" not in str(caught.value) and caught.value.__cause__ is None
+    with pytest.raises(InfraError, match="Connection"):
+        asyncio.run(OpenAIChat("x", "http://127.0.0.1:9/v1").complete(ask(4)))
