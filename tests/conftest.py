@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+from repo_agent.agent import Limits, Rollout
+from repo_agent.messages import Message
+from repo_agent.models import Request, Sampling
+from repo_agent.models.scripted import Scripted
+from repo_agent.protocols import protocol_named
+from repo_agent.tools.files import default_registry
+from repo_agent.traces import events
+from repo_agent.traces.store import RunDir
+
 CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"
+    "{% for call in message.get('tool_calls', []) %}<tool_call>\n{{ call['function'] | tojson }}\n</tool_call>"
+    "{% endfor %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
@@ -47,6 +60,68 @@ def legacy() -> Path:
     if not folder.is_dir():
         pytest.skip(f"{folder} is not here")
     return folder
+
+
+class Listening(Scripted):
+    """A scripted model that remembers the messages of each request."""
+
+    def __init__(self, replies: Sequence[str]) -> None:
+        super().__init__(replies)
+        self.heard: list[tuple[Message, ...]] = []
+
+    async def complete(self, request: Request):
+        self.heard.append(request.messages)
+        return await super().complete(request)
+
+
+Play = Callable[..., Listening]
+
+
+@pytest.fixture
+def play(tmp_path: Path) -> Play:
+    """Play replies through the real loop over a small workspace; the trace lands in the run directory, whole."""
+
+    def go(run: RunDir, task: str, replies: Sequence[str], k: int = 0, passed: bool = True) -> Listening:
+        root = tmp_path / f"workspace-{len(list(tmp_path.iterdir()))}"
+        (root / "src").mkdir(parents=True)
+        (root / "src/app.py").write_text("def total(values):\n    return 0\n")
+        registry, protocol, model = default_registry(), protocol_named("json"), Listening(replies)
+        writer = run.claim(task, k)
+        assert writer is not None
+        system = protocol.describe(registry)
+        writer.emit(
+            events.RunStart(
+                task=task,
+                group=task,
+                task_hash="0" * 16,
+                suite="play",
+                rollout=k,
+                arm="base",
+                model="scripted",
+                protocol=protocol.name,
+                system=system,
+                tools=registry.schemas(),
+                sampling={},
+                seed=k,
+                isolation="none",
+            )
+        )
+
+        async def tests(when: str) -> events.Tests:
+            shown = "2 passed" if passed else "1 failed, 1 passed"
+            return events.Tests(when=when, outcome="passed", passed=2, failed=0, skipped=0, expected=2, output=shown)
+
+        limits = Limits(max_steps=len(replies), max_bad_turns=99)
+        rollout = Rollout(model, protocol, registry, root, tests, writer.emit, Sampling(), k, limits)
+        ended = asyncio.run(rollout.run(f"repair {task}"))
+        end = events.RunEnd(
+            ended=ended, passed=passed, steps=rollout.steps, prompt_tokens=0, completion_tokens=0, seconds=0.5
+        )
+        writer.emit(end)
+        writer.commit()
+        return model
+
+    return go
 
 
 def _tokenizer(transformers):

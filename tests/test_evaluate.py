@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
@@ -45,7 +45,7 @@ def make_run(
 
     `passed` is one grade, or one a task; `wanted` the rollouts asked for, where some are owed; `text` every reply.
     """
-    tasks = [f"t{number:02}" for number in range(len(rollouts))]
+    tasks = changes.get("tasks") or [f"t{number:02}" for number in range(len(rollouts))]
     record = {
         "format": 1,
         "arm": path.name,
@@ -58,6 +58,7 @@ def make_run(
         "task_hashes": dict.fromkeys(tasks, "h"),
         "train": ["x"],
         "held_out": tasks,
+        "held_out_groups": len(tasks),
         "rollouts": wanted or max(map(len, rollouts)),
         "seed": 0,
         "protocol": "json",
@@ -167,6 +168,7 @@ def test_sign_flips_of_three_by_hand() -> None:
     assert stats.sign_flip_p([0.1] * 5)[0] == 2 / 32, "five tasks cannot reach 0.05"
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.floats(-1, 1, allow_subnormal=False), min_size=1, max_size=7))
 def test_sign_flips_agree_with_enumeration(values: list[float]) -> None:
     sums = [abs(math.fsum(s * v for s, v in zip(signs, values, strict=True))) for signs in _signs(len(values))]
@@ -179,6 +181,7 @@ def _signs(count: int) -> list[tuple[int, ...]]:
     return list(itertools.product((-1, 1), repeat=count))
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(-20, 20), min_size=2, max_size=9))
 def test_turning_every_sign_turns_the_result(whole: list[int]) -> None:
     values = [value / 20 for value in whole]
@@ -268,6 +271,9 @@ def test_the_command_that_finishes_a_run(tmp_path: Path) -> None:
     assert options["--out"] == str(path) and options["--rollouts"] == "2" and options["--max-tokens"] == "4096"
     assert options["--max-steps"] == "16" and options["--tests"] == "on_write" and options["--split"] == "held-out"
     assert words[-2:] == ["--constrain", "--stop-on-pass"] and "--held-out" not in options
+    other = make_run(tmp_path / "other", [[OK]], train=["x"] * 9, isolation="unsafe-local")
+    assert eval_command(load_arm(other)).endswith("--tests on_write --unsafe-local")
+    assert "--held-out 1 " in eval_command(load_arm(other))
 
 
 # --- verdict ---------------------------------------------------------------------------------------------------------
@@ -280,7 +286,8 @@ def test_better_names_its_numbers_and_the_json_has_its_keys(tmp_path: Path) -> N
     verdict = comparison.verdict
     assert verdict.label == "better" and verdict.cheapest == "tuned"
     assert verdict.effect == pytest.approx(1 - (3 * 3 / 6 + 6 * 2 / 6) / 9)
-    assert "100.0% against 38.9%, +61.1 points" in verdict.sentence and "preference data" in verdict.next_step
+    assert "100.0% against 38.9%" in verdict.sentence and "+61.1 points" in verdict.evidence
+    assert "preference data" in verdict.next_step
     printed = json.loads(json.dumps(comparison.to_json(), allow_nan=False))
     assert set(printed) == {"arms", "pairs", "verdict"}
     keys = {"name", "validity", "ladder", "lenient", "classes", "pass_rate", "mean_calls", "mean_steps"}
@@ -305,7 +312,7 @@ def test_worse_names_the_class_that_grew(tmp_path: Path) -> None:
     worse = [[SWAPPED, ["wrapped"] * (1 + t % 3)] for t in range(9)]
     comparison = compare_runs(runs(tmp_path, ("base", varied(9, 5), {}), ("tuned", worse, {"model": TUNED})))
     assert comparison.verdict.label == "worse" and comparison.verdict.effect < 0
-    assert "`wrapped` grew most, from 0.0% to" in comparison.verdict.next_step
+    assert "wrapped grew most, from 0.0% to" in comparison.verdict.next_step
     assert comparison.verdict.cheapest == "base"
 
 
@@ -331,7 +338,7 @@ def test_near_equal_arms_are_inconclusive_with_the_effect_that_could_have_shown(
     comparison = compare_runs(runs(tmp_path, ("base", varied(12, 4), {}), ("tuned", near, {"model": TUNED})))
     verdict = comparison.verdict
     assert verdict.label == "inconclusive" and verdict.mde and verdict.mde > abs(verdict.effect or 0)
-    assert "smallest effect that this design could have shown" in verdict.sentence
+    assert "smallest effect that this design could have shown" in verdict.evidence
     assert "Add tasks rather than rollouts" in verdict.next_step
 
 

@@ -13,7 +13,8 @@ import pytest
 from test_evaluate import BAD, OK, TUNED, make_run, varied, weak
 
 from repo_agent.errors import UserError
-from repo_agent.report.page import compare
+from repo_agent.evaluate.verdict import Comparison
+from repo_agent.report.page import compare, render
 
 HOSTILE = "</pre></script><img src=x onerror=alert(1)>{{ 7 * 7 }} & $x^2$"
 
@@ -35,17 +36,22 @@ class Page(HTMLParser):
 
 
 def three_arms(folder: Path, **changes: object) -> list[Path]:
-    made = [
+    return [
         make_run(folder / "base", weak(9), passed=False, **changes),
         make_run(folder / "base+constrained", varied(9, 3), constrain=True, **changes),
         make_run(folder / "tuned", [[OK, OK]] * 9, model=TUNED, **changes),
     ]
-    return made
 
 
-def test_the_report_is_one_file_whose_links_lead_somewhere(tmp_path: Path) -> None:
-    out = tmp_path / "reports" / "first"
-    comparison = compare(three_arms(tmp_path / "runs"), out)
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Comparison, Path]:
+    """A comparison of three arms, and its folder `reports/first` beside their `runs`."""
+    home = tmp_path_factory.mktemp("report")
+    return compare(three_arms(home / "runs"), home / "reports" / "first"), home / "reports" / "first"
+
+
+def test_the_report_is_one_file_whose_links_lead_somewhere(report: tuple[Comparison, Path]) -> None:
+    comparison, out = report
     assert sorted(path.name for path in out.iterdir()) == ["comparison.json", "report.html"]
     assert json.loads((out / "comparison.json").read_text()) == json.loads(json.dumps(comparison.to_json()))
     text = (out / "report.html").read_text()
@@ -55,17 +61,17 @@ def test_the_report_is_one_file_whose_links_lead_somewhere(tmp_path: Path) -> No
     inside = {link[1:] for link in page.links if link.startswith("#")}
     assert inside <= set(page.ids) and {f"task-9-{arm}" for arm in (1, 2, 3)} <= inside
     traces = {(out / unquote(link)).resolve() for link in page.links if not link.startswith("#")}
-    assert traces == {path.resolve() for path in (tmp_path / "runs").glob("*/traces/*/*.jsonl")}
+    assert traces == {path.resolve() for path in (out.parent.parent / "runs").glob("*/traces/*/*.jsonl")}
     assert "http" not in re.sub(r'(xmlns(:\w+)?|PUBLIC)="[^"]*"', "", text)
 
 
-def test_the_page_opens_with_the_verdict(tmp_path: Path) -> None:
-    comparison = compare(three_arms(tmp_path / "runs"), tmp_path / "out")
-    text = (tmp_path / "out" / "report.html").read_text()
+def test_the_page_opens_with_the_verdict(report: tuple[Comparison, Path]) -> None:
+    comparison, out = report
+    text = (out / "report.html").read_text()
     assert comparison.verdict.label == "better"
     assert text.index(comparison.verdict.sentence) < text.index("<table")
     assert "no evidence about a 7B model" in text.replace("\n", " ")
-    assert "missing_arg ×6" in text and "bubblewrap" in text
+    assert "missing_arg (6)" in text and "bubblewrap" in text
 
 
 def test_hostile_text_stays_text(tmp_path: Path) -> None:
@@ -86,14 +92,11 @@ def test_hostile_task_names_stay_text_and_their_links_hold(tmp_path: Path) -> No
     assert all((tmp_path / "out" / unquote(link)).is_file() for link in page.links if not link.startswith("#"))
 
 
-def test_plots_are_well_formed_take_the_ink_of_the_page_and_repeat(tmp_path: Path) -> None:
-    runs = three_arms(tmp_path / "runs")
-    texts = []
-    for name in ("one", "two"):
-        compare(runs, tmp_path / name)
-        texts.append((tmp_path / name / "report.html").read_text())
-    assert texts[0] == texts[1]
-    for svg in re.findall(r"<svg.*?</svg>", texts[0], re.DOTALL):
+def test_plots_are_well_formed_take_the_ink_of_the_page_and_repeat(report: tuple[Comparison, Path]) -> None:
+    comparison, out = report
+    text = (out / "report.html").read_text()
+    assert render(comparison, out) == text
+    for svg in re.findall(r"<svg.*?</svg>", text, re.DOTALL):
         ElementTree.fromstring(svg)
         assert "currentColor" in svg and "#000" not in svg and "<text" in svg
 
@@ -115,6 +118,12 @@ def test_a_report_of_what_was_not_measured(tmp_path: Path) -> None:
         assert "base has no scored turn, hence no validity, on: t00, t02." in text
         assert "training may have seen them" in text and "1 turns ended by our own error" in text
     assert "repo-agent eval --suite micro" in (tmp_path / "outFalse" / "report.html").read_text()
+
+
+def test_a_rollout_without_a_turn_is_shown_as_it_ended(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / "base", [[BAD]]), make_run(tmp_path / "tuned", [[[]]], model=TUNED)]
+    compare(runs, tmp_path / "out")
+    assert "passed, max_steps, 0 steps" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_an_output_folder_that_exists_is_refused_and_a_failure_leaves_nothing(tmp_path: Path) -> None:

@@ -21,11 +21,11 @@ from repo_agent.tools.verdict import Verdict, executed, judge, lenient_ok
 from repo_agent.traces import events
 
 Emit = Callable[[events.Event], None]
-RunTests = Callable[[str], Awaitable[events.Tests]]
+RunTests = Callable[[events.When], Awaitable[events.Tests]]
 """Run the tests on the workspace as it is; the argument says when: write or final."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Limits:
     """Where a rollout ends, whatever the model does."""
 
@@ -129,13 +129,13 @@ class Rollout:
             if self.limits.tests == "on_final":
                 tests = await self._show_tests("final")
                 if tests.outcome != "passed":
-                    self.messages.append(self.protocol.observation(f"[tests] {tests.output}"))
+                    self._observe(f"[tests] {tests.output}")
                     return None
             self.emit(events.Final(t=turn, value=verdict.final or {}))
             return "final"
         if verdict.turn_class:
             self.emit(action)
-            self._observe_bad(f"error {verdict.turn_class}: {verdict.error}")
+            self._observe(f"error {verdict.turn_class}: {verdict.error}", bad=True)
             return None
         assert verdict.call is not None
         return await self._execute(action, verdict.call)
@@ -150,25 +150,25 @@ class Rollout:
         self.emit(events.ToolResultEvent(t=turn, ok=result.ok, code=result.code, output=result.output, cut=result.cut))
         self.any_call = True
         if not result.ok:
-            self._observe_bad(f"error {result.code}: {result.output}")
+            self._observe(f"error {result.code}: {result.output}", bad=True)
             return None
-        self.bad_in_row = 0
         text = result.output
         if call.name == "write_file" and self.limits.tests == "on_write":
             tests = await self._show_tests("write")
             text += f"\n[tests] {tests.output}"
             if self.limits.stop_on_pass and tests.outcome == "passed":
                 return "tests_passed"
-        self.messages.append(self.protocol.observation(text))
+        self._observe(text)
         return None
 
-    async def _show_tests(self, when: str) -> events.Tests:
+    async def _show_tests(self, when: events.When) -> events.Tests:
         with boundary("grade"):
             tests = await self.run_tests(when)
         tests.t = self.steps - 1
         self.emit(tests)
         return tests
 
-    def _observe_bad(self, text: str) -> None:
-        self.bad_in_row += 1
-        self.messages.append(self.protocol.observation(text))
+    def _observe(self, text: str, *, bad: bool = False) -> None:
+        """Answer the turn. A lone surrogate, which no tokenizer takes, becomes a question mark."""
+        self.bad_in_row = self.bad_in_row + 1 if bad else 0
+        self.messages.append(self.protocol.observation(text.encode(errors="replace").decode()))

@@ -1,8 +1,8 @@
 """Messages to text, token ids and loss mask, by the tokenizer's own chat template.
 
-A running model is prompted with `prompt_ids(messages)`; a training row is that same prompt followed by `turn_ids` of the
-target. A row of several targets is built from the same pieces and only where each prompt is a prefix of the next, so
-what is trained is, id for id, what runs.
+A running model is prompted with `prompt_ids(messages)`; a training row is that same prompt followed by `turn_ids` of
+the target. A row of several targets is built from the same pieces and only where each prompt is a prefix of the next,
+so what is trained is, id for id, what runs.
 """
 
 from __future__ import annotations
@@ -52,9 +52,11 @@ class Renderer:
         """
         prompt = self.prompt_text(messages[:index])
         whole = self._text(messages[: index + 1], False)
-        end = whole.rfind(self.tokenizer.eos_token)
-        said = whole[len(prompt) : end] + self.tokenizer.eos_token
-        kept = messages[index].tool_calls or said == messages[index].content + self.tokenizer.eos_token
+        eos = str(self.tokenizer.eos_token)
+        end = whole.rfind(eos)
+        said = whole[len(prompt) : end] + eos
+        calls = messages[index].tool_calls
+        kept = all(call.name in said for call in calls) if calls else said == messages[index].content + eos
         if not whole.startswith(prompt) or end < len(prompt) or not kept:
             raise UserError(
                 f"the chat template does not print assistant turn {index} as it was said",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ from repo_agent.data.steps import Step, candidates, scrub
 from repo_agent.errors import InfraError, UserError
 from repo_agent.tools.registry import Registry
 from repo_agent.traces.read import Trace, read_traces, run_folder
+
+_FOLDERS = re.compile(r"(?<![\w/.])(?:~|\.\.?)?/(?!/)[^\s+@=]*/")
+"""The folders of an absolute path, or of one that begins with ~ or a dot; no part of a URL or of a hub name."""
 
 
 def build(
@@ -46,6 +50,9 @@ def build(
         raise UserError("exists already", str(out), "Choose another --out, or remove it")
     registry = Registry.load(tools) if tools else None
     traces, problems = read_traces(paths)
+    if not traces:
+        places = ", ".join(map(str, paths))
+        raise UserError("no trace with a whole line in it", places, "Give run directories or folders of traces")
     split = None if no_split else agreed_split([trace.path for trace in traces], suite_split)
     made = _make(candidates(traces, registry, rerender), split, tokenizer, max_length)
     _write(out, made, _record(made, traces, split, tokenizer, max_length))
@@ -89,8 +96,8 @@ def _make(steps: list[Step], split: TaskSplit | None, tokenizer: str, max_length
     if len({step.id for step in steps}) < len(steps):
         raise UserError("two run directories have the same name", "build", "Rename one, so that rows can be traced")
     winner = commonest_contract(steps)
-    contract = next((step.contract for step in steps if step.contract.hash == winner), None)
-    renderer = Renderer(None) if contract is None else contract.renderer(load_tokenizer(tokenizer))
+    contracts = [step.contract for step in steps if step.contract.hash == winner]
+    renderer = contracts[0].renderer(load_tokenizer(tokenizer)) if contracts else Renderer(None)
     cache: dict[str, Tokens] = {}
 
     def length(step: Step) -> int:
@@ -112,7 +119,6 @@ def _record(
     made: _Made, traces: Sequence[Trace], split: TaskSplit | None, tokenizer: str, max_length: int
 ) -> dict[str, Any]:
     """dataset.json but for the hashes of its files. It names no folder outside the runs."""
-    name = Path(tokenizer).name if Path(tokenizer).exists() else tokenizer
     return {
         "format": 1,
         "contract": made.contract.hash,
@@ -121,7 +127,7 @@ def _record(
         "tools": made.contract.tools,
         "split": {"train": list(split.train), "held_out": list(split.held_out)} if split else None,
         "sources": _sources(traces),
-        "tokenizer": {"name": name, "fingerprint": made.renderer.fingerprint()},
+        "tokenizer": {"name": _placeless(tokenizer), "fingerprint": made.renderer.fingerprint()},
         "max_length": max_length,
         "reconstructed": any(step.reconstructed for step in made.steps),
         "counts": made.counts,
@@ -133,12 +139,18 @@ def _sources(traces: Sequence[Trace]) -> list[dict[str, Any]]:
     found: dict[tuple[Any, ...], int] = {}
     for trace in traces:
         folder = run_folder(trace.path) or trace.path.absolute().parent
-        key = (folder.name, trace.arm, trace.model and scrub(trace.model), trace.suite and scrub(trace.suite))
+        specs = (trace.arm, trace.model, trace.suite)
+        key = (folder.name, *(spec and _placeless(spec) for spec in specs))
         found[key] = found.get(key, 0) + 1
     return [
         {"run": run, "arm": arm, "model": model, "suite": suite, "traces": count}
         for (run, arm, model, suite), count in found.items()
     ]
+
+
+def _placeless(spec: str) -> str:
+    """A model's or a suite's spec with the last part of each path alone: `local:x` for `local:/home/me/x`."""
+    return _FOLDERS.sub("", spec)
 
 
 def _write(out: Path, made: _Made, record: dict[str, Any]) -> None:

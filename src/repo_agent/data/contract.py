@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from repo_agent.chat.render import Renderer
-from repo_agent.messages import Message, digest
+from repo_agent.messages import Message, ToolCall, digest
 from repo_agent.protocols import protocol_named
 from repo_agent.tools.registry import Registry
 from repo_agent.traces.read import Trace, Turn
@@ -75,7 +75,7 @@ def _said(turn: Turn, registry: Registry) -> str:
         spec = registry.specs.get(turn.call.name)
         order = list(spec.parameters.get("properties", {})) if spec else []
         args = dict(sorted(turn.call.args.items(), key=lambda item: _place(item[0], order)))
-        return protocol.render_call(type(turn.call)(turn.call.name, args))
+        return protocol.render_call(ToolCall(turn.call.name, args))
     if turn.final:
         return protocol.render_final(str(turn.final.get("summary", "")))
     return turn.text if turn.text is not None else turn.reply.content

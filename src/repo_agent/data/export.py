@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from repo_agent.chat.render import Tokens
+from repo_agent.data.contract import Contract
 from repo_agent.data.merge import Trajectory
 from repo_agent.data.steps import Step
 from repo_agent.errors import UserError
@@ -34,6 +35,11 @@ class Dataset:
     def tokens(self) -> list[Tokens]:
         """The pre-tokenised merged rows, made with the tokenizer that the record names. Raises UserError."""
         return [Tokens(row["input_ids"], row["labels"]) for row in _rows(self.path / TOKENS)]
+
+    @property
+    def contract(self) -> Contract:
+        """What the rows were made for; its `renderer` renders them for any tokenizer."""
+        return Contract(self.record["system"], self.record["tools"], self.record["protocol"])
 
 
 def read_dataset(path: Path) -> Dataset:
@@ -95,7 +101,8 @@ def trajectory_row(row: Trajectory) -> dict[str, Any]:
 
 def weighted(messages: Iterable[Message], targets: Iterable[int]) -> list[dict[str, Any]]:
     """Messages as Together and OpenAI take them for fine-tuning: a weight on each, arguments as JSON strings."""
-    chosen, rows = set(targets), []
+    chosen = set(targets)
+    rows: list[dict[str, Any]] = []
     for index, message in enumerate(messages):
         row: dict[str, Any] = {"role": message.role, "content": message.content, "weight": int(index in chosen)}
         if message.tool_calls:
@@ -140,7 +147,7 @@ def _chat_row(step: Step, messages: Sequence[Message], targets: Iterable[int]) -
 def _last_call_id(rows: Sequence[dict[str, Any]]) -> str:
     """The call that a tool message answers: the first of the last calling turn without an answer yet."""
     answered = {row.get("tool_call_id") for row in rows}
-    calls = next((row["tool_calls"] for row in reversed(rows) if "tool_calls" in row), [])
+    calls: list[dict[str, Any]] = next((row["tool_calls"] for row in reversed(rows) if "tool_calls" in row), [])
     return next((call["id"] for call in calls if call["id"] not in answered), "call")
 
 

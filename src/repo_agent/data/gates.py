@@ -14,7 +14,7 @@ from repo_agent.traces.read import run_folder
 from repo_agent.traces.store import RunDir
 
 MAX_LENGTH = 32_768
-"""Tokens of a row: the context that Qwen2.5 was trained for."""
+"""Tokens of a row: the context of Qwen2.5. Generous, since a small tokenizer counts several times what a 7B's does."""
 
 
 class TaskSplit(Protocol):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from repo_agent.data.contract import Contract, our_contract, rerendered
-from repo_agent.messages import Message, ToolCall, canonical_json
+from repo_agent.messages import Message, ToolCall, canonical_json, digest
 from repo_agent.protocols import PROTOCOLS, protocol_named
 from repo_agent.tools.files import default_registry
 from repo_agent.tools.registry import Registry, ToolResult
@@ -20,7 +20,7 @@ from repo_agent.traces.read import Trace, Turn, run_folder
 _RAN = frozenset({"ok", "exec_error", "bad_value"})
 _READS = re.compile(r"(list|read|grep|find|search|view|show|get|open|cat|ls|glob)(_|$)")
 """Names of tools that leave the workspace as it is. Any other call may change it, so what follows is no repeat."""
-_HOME = re.compile(r"/(?:home|Users)/[^/\s\"'\\:]+")
+_HOME = re.compile(r"(?<![\w.~-])/(?:home|Users)/[^/\s\"'\\:]+")
 _KEY = re.compile(r"\b(?:sk-|hf_|tgp_|gh[pousr]_|AKIA)[A-Za-z0-9_-]{16,}")
 
 
@@ -54,12 +54,18 @@ class Step:
 
 def candidates(traces: Iterable[Trace], tools: Registry | None = None, rerender: bool = False) -> list[Step]:
     """Every turn of every trace as a step. `tools` overrides the trace's own schemas; without either, our four."""
-    return [step for trace in traces for step in steps_of(trace, tools, rerender)]
+    registries: dict[str, Registry] = {}
+    steps: list[Step] = []
+    for trace in traces:
+        key = digest(trace.tools)
+        if key not in registries:
+            registries[key] = registry_for(trace, tools)
+        steps += steps_of(trace, registries[key], rerender)
+    return steps
 
 
-def steps_of(trace: Trace, tools: Registry | None = None, rerender: bool = False) -> list[Step]:
-    """The steps of one trace; see `candidates`."""
-    registry = registry_for(trace, tools)
+def steps_of(trace: Trace, registry: Registry, rerender: bool = False) -> list[Step]:
+    """The steps of one trace, judged by `registry`; with `rerender`, those of a foreign contract in our protocol."""
     own = Contract(trace.system, trace.tools if trace.tools is not None else registry.schemas(), trace.protocol)
     contract = our_contract(registry) if rerender else own
     foreign = contract.hash != own.hash

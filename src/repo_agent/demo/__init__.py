@@ -1,1 +1,1 @@
-"""The offline demo: the whole chain on a tiny base model that the package ships, and the recipe that made that model."""
+"""The offline demo: the whole chain on a tiny base model that the package ships, and the recipe of that model."""

@@ -61,7 +61,7 @@ class SloppyTeacher:
         if rng.random() < rate:
             if self._bad and rng.random() < 0.15:
                 return self._bad
-            if self._at and rng.random() < 0.12:
+            if self._at and rng.random() < 0.16:
                 return self._protocol.render_final(summary(self._task))
             if self._at < len(self._plan):
                 text, bad = self._slip(self._plan[self._at])
@@ -77,11 +77,15 @@ class SloppyTeacher:
         """A wrong reply in place of a call, and whether the loop will refuse it."""
         rng, args = self._rng, dict(call.args)
         kind = rng.choices(
-            ("missing", "folder", "again", "prose", "type", "tool", "content"), (30, 30, 10, 12, 8, 6, 12)
+            ("missing", "folder", "again", "prose", "type", "tool", "content"), (24, 38, 8, 8, 6, 5, 12)
         )[0]
         if kind == "folder" and "rel_path" in args and "/" in args["rel_path"]:
             args["rel_path"] = PurePosixPath(args["rel_path"]).name
             return self._protocol.render_call(ToolCall(call.name, args)), call.name == "read_file"
+        if kind == "folder" and "rel_dir" in args:
+            target = rng.choice(sorted(self._task.fix or {}))
+            args["rel_dir"] = rng.choice((PurePosixPath(target).name, "tests/src", "code"))
+            return self._protocol.render_call(ToolCall(call.name, args)), True
         if kind == "again" and self._at:
             return self._protocol.render_call(self._plan[self._at - 1]), False
         if kind == "prose":
@@ -106,7 +110,7 @@ class SloppyTeacher:
         return after.replace(word, word[:-1], 1)
 
 
-def simulated_tests(task: Task, root: Path, when: str) -> events.Tests:
+def simulated_tests(task: Task, root: Path, when: events.When) -> events.Tests:
     """What the grader says of a micro task's workspace, worked out without a process."""
     headline, failures, test_path = "1 passed", [], task.tests[0]
     text = task.files[test_path]
@@ -128,7 +132,7 @@ def simulated_tests(task: Task, root: Path, when: str) -> events.Tests:
     if failures and headline == "1 passed":
         headline = "1 failed"
     return events.Tests(
-        when="write",
+        when=when,
         outcome="failed" if failures else "passed",
         passed=0 if failures else 1,
         failed=len(failures),
@@ -149,7 +153,7 @@ def transcript(seed: int) -> list[Message]:
             (root / path).parent.mkdir(parents=True, exist_ok=True)
             (root / path).write_text(text)
 
-        async def run_tests(when: str) -> events.Tests:
+        async def run_tests(when: events.When) -> events.Tests:
             return simulated_tests(task, root, when)
 
         protocol = PROTOCOLS["json"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -87,7 +88,7 @@ def _apply(word: str, ranks: dict[tuple[str, ...], int]) -> list[str]:
     """The pieces that BPE makes of a run of letters."""
     pieces = list(word)
     while len(pieces) > 1:
-        pairs = list(zip(pieces, pieces[1:], strict=False))
+        pairs = list(pairwise(pieces))
         rank, at = min((ranks.get(pair, len(ranks)), index) for index, pair in enumerate(pairs))
         if rank == len(ranks):
             break

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from repo_agent.errors import UserError
-from repo_agent.tasks.task import HELD_OUT_SHARE
 from repo_agent.traces.store import INDEX, RECORD, RunDir
 
 SAME_IN_ALL_ARMS = ("suite_hash", "tasks", "rollouts", "seed", "protocol", "limits", "sampling")
-_NEEDED = (*SAME_IN_ALL_ARMS, "arm", "model", "constrain", "suite", "split", "held_out", "train")
+_NEEDED = (*SAME_IN_ALL_ARMS, "arm", "model", "constrain", "suite", "split", "held_out", "held_out_groups", "train")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,19 +159,15 @@ def _differences(key: str, left: Any, right: Any) -> list[str]:
 
 
 def eval_command(arm: Arm) -> str:
-    """The command that plays the rollouts that an arm owes: the one that made its run, rebuilt from run.json.
-
-    `--held-out` is left out where the default gives the recorded number of held-out tasks.
-    """
+    """The command that plays the rollouts that an arm owes: the one that made its run, rebuilt from run.json."""
     record, limits, sampling = arm.record, arm.record["limits"], arm.record["sampling"]
     options: dict[str, Any] = {"suite": record["suite"], "split": record["split"], "model": record["model"]}
     options["out"] = arm.path
-    held_out = len(record["held_out"])
-    if held_out != math.ceil((held_out + len(record["train"])) * HELD_OUT_SHARE):
-        options["held-out"] = held_out
+    options["held-out"] = record["held_out_groups"]
     options |= {"protocol": record["protocol"], "rollouts": record["rollouts"], "seed": record["seed"]}
     options |= {key.replace("_", "-"): sampling[key] for key in ("temperature", "max_tokens") if key in sampling}
     options |= {key.replace("_", "-"): limits[key] for key in ("max_steps", "max_bad_turns", "tests") if key in limits}
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     switches = {"--constrain": record["constrain"], "--stop-on-pass": limits.get("stop_on_pass")}
+    switches["--unsafe-local"] = record.get("isolation") == "unsafe-local"
     return shlex.join(["repo-agent", "eval", *words, *(flag for flag, on in switches.items() if on)])

@@ -23,8 +23,8 @@ COMPETENT = 0.95
 """From this validity on, the schema is learned."""
 _WORTH_SEEING = 0.05
 """The smallest effect that a further run is planned for."""
-_DECIDING = (HEADLINE, "executes", "pass_rate")
-"""What the cheapest arm is chosen by."""
+_DECIDING = (HEADLINE, "pass_rate")
+"""What the cheapest arm is chosen by; the rung `executes` is validity."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,8 @@ def pair(a: Arm, b: Arm, metric: str, a_owed: bool | None = None, b_owed: bool |
 
 def settled_label(a: Arm, b: Arm, metric: str) -> str:
     """The label of b against a that holds whatever the owed rollouts would have done."""
+    if not (a.owed or b.owed):
+        return pair(a, b, metric).label
     labels = {pair(a, b, metric, high, not high).label for high in (True, False)}
     return labels.pop() if len(labels) == 1 else "inconclusive"
 
@@ -103,7 +105,9 @@ class Verdict:
     next_step: str
     why_cheapest: str
     sentence: str
-    """The verdict in plain words, with its numbers."""
+    """The verdict in plain words, with both arms' figures."""
+    evidence: str
+    """The difference with its interval and p, and what else bears on the verdict."""
     headline: Pair
 
     def to_json(self) -> dict[str, Any]:
@@ -173,14 +177,18 @@ def conclude(arms: Sequence[Arm], reference: Arm, tuned: Arm, allow_owed: bool =
         owed = ", ".join(f"{arm.name} {len(arm.owed)}" for arm in owing)
         sentence = f"Incomplete: rollouts are owed ({owed}), so nothing is concluded."
         commands = " && ".join(eval_command(arm) for arm in owing)
-        return Verdict("incomplete", HEADLINE, None, None, None, f"Finish the runs: {commands}", "", sentence, headline)
+        return Verdict(
+            "incomplete", HEADLINE, None, None, None, f"Finish the runs: {commands}", "", sentence, "", headline
+        )
     label = settled_label(reference, tuned, HEADLINE)
     cheapest, why = _cheapest(arms, tuned)
     step = _next_step(label, reference, tuned, headline)
-    sentence = _sentence(label, reference, tuned, headline)
+    sentence = _sentence(label, reference, tuned)
+    detail = _detail(label, headline)
     if owing:
-        sentence += " Some rollouts are owed: the label is the one that holds at both extremes of what they could do."
-    return Verdict(label, HEADLINE, headline.difference, headline.mde, cheapest.name, step, why, sentence, headline)
+        detail += " Some rollouts are owed: the label is the one that holds at both extremes of what they could do."
+    effect, least = headline.difference, headline.mde
+    return Verdict(label, HEADLINE, effect, least, cheapest.name, step, why, sentence, detail, headline)
 
 
 def _cheapest(arms: Sequence[Arm], tuned: Arm) -> tuple[Arm, str]:
@@ -191,8 +199,8 @@ def _cheapest(arms: Sequence[Arm], tuned: Arm) -> tuple[Arm, str]:
             break
         on = [metric for metric in _DECIDING if settled_label(arm, tuned, metric) == "better"]
         if not on:
-            unseen = " and ".join(f"{points(pair(arm, tuned, m).mde)} of {m}" for m in (HEADLINE, "pass_rate"))
-            because = f"{tuned.name} is not shown to be better than {arm.name} on {', '.join(_DECIDING)}"
+            unseen = " and ".join(f"{points(pair(arm, tuned, m).mde)} of {m}" for m in _DECIDING)
+            because = f"{tuned.name} is not shown to be better than {arm.name} on {' or '.join(_DECIDING)}"
             return arm, f"{because}; the smallest effects that would have shown: {unseen}."
         beaten.append(f"{arm.name} on {' and '.join(on)}")
     if not beaten:
@@ -229,7 +237,7 @@ def _grown(reference: Arm, tuned: Arm) -> str:
     name = max(growth, key=lambda name: growth[name], default=None)
     if name is None or growth[name] <= 0:
         return ""
-    return f"`{name}` grew most, from {percent(share(reference, name))} to {percent(share(tuned, name))} of all turns. "
+    return f"{name} grew most, from {percent(share(reference, name))} to {percent(share(tuned, name))} of all turns. "
 
 
 def _more_tasks(headline: Pair) -> str:
@@ -250,14 +258,18 @@ def _more_tasks(headline: Pair) -> str:
     return f"Add tasks rather than rollouts: {plan}."
 
 
-def _sentence(label: str, reference: Arm, tuned: Arm, headline: Pair) -> str:
+def _sentence(label: str, reference: Arm, tuned: Arm) -> str:
     before, after = (percent(metrics.overall(arm, HEADLINE)) for arm in (reference, tuned))
-    heads = {
+    said = {
         "better": f"{tuned.name} emits more valid tool calls than {reference.name}",
         "worse": f"{tuned.name} emits fewer valid tool calls than {reference.name}",
         "inconclusive": f"no difference in valid tool calls is shown between {tuned.name} and {reference.name}",
-    }
-    text = f"{label.capitalize()}: {heads[label]}, {after} against {before}, {evidence(headline)}."
+    }[label]
+    return f"{label.capitalize()}: {said}, {after} against {before}."
+
+
+def _detail(label: str, headline: Pair) -> str:
+    text = f"Difference: {evidence(headline)}."
     if label == "inconclusive" and headline.mde is not None:
         text += f" The smallest effect that this design could have shown is {points(headline.mde)}."
     return text
@@ -269,7 +281,7 @@ def evidence(pair: Pair) -> str:
         return "not measured on any task"
     interval = "no 95% interval, since every task moved alike"
     if pair.interval:
-        interval = f"95% interval {points(pair.interval.low, sign=True)} to {points(pair.interval.high, sign=True)}"
+        interval = f"95% interval {100 * pair.interval.low:+.1f} to {100 * pair.interval.high:+.1f}"
     count = len(pair.values)
     p = "p < 0.0001" if pair.p < 0.0001 else f"p = {pair.p:.4f}"
     return f"{points(pair.difference, sign=True)} ({interval}; {p}, {pair.p_label}; {count} tasks)"

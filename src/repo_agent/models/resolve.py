@@ -11,17 +11,25 @@ from repo_agent.models import Model
 FORMS = "local:NAME-OR-PATH[+ADAPTER], openai:NAME@BASE_URL, or oracle"
 
 
+def parts(spec: str) -> tuple[str, str, str]:
+    """A spec's kind, name and adapter folder ("" without one): `local:tiny+adapters/a` is local, tiny, adapters/a."""
+    kind, _, rest = spec.partition(":")
+    if kind == "local":
+        base, plus, adapter = rest.rpartition("+")
+        return (kind, base, adapter) if plus else (kind, rest, "")
+    return kind, rest.partition("@")[0], ""
+
+
 def open_model(spec: str) -> Model:
     """The model that `spec` names: `local:BASE[+ADAPTER]` or `openai:NAME@BASE_URL`.
 
     Raises UserError for any other form, and where the base, the adapter or the key is not there.
     """
-    kind, _, rest = spec.partition(":")
-    if kind == "local" and rest:
+    kind, base, adapter = parts(spec)
+    if kind == "local" and base:
         from repo_agent.models.local import LocalModel
 
-        base, plus, adapter = rest.rpartition("+") if "+" in rest else (rest, "", "")
-        return LocalModel(base, Path(adapter).expanduser() if plus else None, name=spec)
+        return LocalModel(base, Path(adapter).expanduser() if adapter else None, name=spec)
     found = re.fullmatch(r"openai:(.+)@(https?://.+)", spec)
     if found:
         from repo_agent.models.openai_chat import OpenAIChat

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol as Interface
+from typing import Any
+from typing import Protocol as Interface
 
 from repo_agent.errors import UserError
 from repo_agent.messages import Message, ToolCall

@@ -19,7 +19,7 @@ from markupsafe import Markup
 from repo_agent.errors import UserError
 from repo_agent.evaluate import metrics
 from repo_agent.evaluate.arms import Arm, Row
-from repo_agent.evaluate.verdict import Comparison, Pair, compare_runs, evidence, percent, points
+from repo_agent.evaluate.verdict import Comparison, Pair, compare_runs, percent, points
 from repo_agent.report import plots
 from repo_agent.tools.verdict import LADDER, TURN_CLASSES, UNSCORED
 from repo_agent.traces.events import LlmAction
@@ -65,7 +65,6 @@ def render(comparison: Comparison, out: Path) -> str:
     link = partial(_link, out=out)
     return environment.get_template("report.html.j2").render(
         c=comparison,
-        evidence=evidence,
         ladder_names=LADDER,
         turn_classes=[name for name in TURN_CLASSES if any(name in arm.classes for arm in comparison.arms)],
         summaries=[_summary(arm) for arm in comparison.arms],
@@ -177,7 +176,8 @@ def _examples(comparison: Comparison, link: Any) -> list[tuple[str, list[Example
         rows = [row for row in reference.rows if row.classes.get(name)]
         row = next((row for row in rows if row.task not in shown), rows[0])
         first = _example(reference, row, link, lambda action, name=name: action.turn_class == name)
-        others = sorted(tuned.by_task[row.task], key=lambda other: abs(other.rollout - row.rollout))
+        played = [other for other in tuned.by_task[row.task] if other.steps]
+        others = sorted(played, key=lambda other: abs(other.rollout - row.rollout))
         second = [_example(tuned, others[0], link, lambda action, at=first.turn: action.t == at)] if others else []
         found.append((row.task, [first, *second]))
     return found
@@ -203,7 +203,7 @@ def caveats(comparison: Comparison) -> list[str]:
     if any(arm.record["model"].split("+")[0] == "local:tiny" for arm in arms):
         lines.insert(
             0,
-            "The base model `tiny` was made sloppy on purpose. This shows that the machinery works; it is no evidence "
+            "The base model, tiny, was made sloppy on purpose. This shows that the machinery works; it is no evidence "
             "about a 7B model.",
         )
     for metric in ("validity", "pass_rate"):
@@ -211,7 +211,7 @@ def caveats(comparison: Comparison) -> list[str]:
         if pair.mde is not None:
             lines.append(f"An effect below {points(pair.mde)} of {metric} could not have been seen reliably.")
     if record["split"] != "held-out":
-        lines.append(f"The tasks are the split `{record['split']}`, not held-out ones: training may have seen them.")
+        lines.append(f"The tasks are the split {record['split']}, not held-out ones: training may have seen them.")
     if not any(arm.cost_rank == 1 for arm in arms):
         lines.append("No arm is a constrained base: against a bare base alone, tuning looks better than it need be.")
     if verdict.headline.left_out:

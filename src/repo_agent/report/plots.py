@@ -33,7 +33,7 @@ FAMILIES: Mapping[str, tuple[str, tuple[str, ...]]] = {
 ARM_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 MARKS = "osD^vP"
 _INK = "#000000"
-_WIDTH = 7.0
+_WIDTH = 5.6
 _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "repo-agent",
@@ -42,7 +42,6 @@ _STYLE = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "legend.frameon": False,
     "figure.constrained_layout.use": True,
 }
 
@@ -140,7 +139,9 @@ def _figure(height: float) -> tuple[Any, Any]:
 
 
 def _legend(figure: Any, columns: int) -> None:
-    figure.legend(loc="outside upper left", ncols=min(columns, 3), handlelength=1.2, columnspacing=1.4)
+    if figure.axes[0].get_legend_handles_labels()[0]:
+        look = {"frameon": False, "handlelength": 1.2, "columnspacing": 1.4}
+        figure.legend(loc="outside upper left", ncols=min(columns, 3), **look)
 
 
 def _arm_colour(number: int) -> str:

@@ -95,11 +95,11 @@ class _Tests:
         self._job, self._workspace, self._isolation = test_job(task), workspace, isolation
         self._last: tuple[str, Grade] | None = None
 
-    async def run(self, when: str) -> events.Tests:
+    async def run(self, when: events.When) -> events.Tests:
         state = self._workspace.digest()
         if self._last is None or self._last[0] != state:
             self._last = state, await grade(self._workspace.root, self._job, self._isolation)
-        return events.Tests(when=when, **asdict(self._last[1]))  # type: ignore[arg-type]
+        return events.Tests(when=when, **asdict(self._last[1]))
 
 
 def _start(task: Task, number: int, setting: Setting, seed: int) -> events.RunStart:

@@ -1,8 +1,8 @@
 """The oracle: a teacher that needs no model. It plays a task's known fix through the real loop.
 
-Seeded variety without padding: it lists a folder, greps, or both, sometimes reads the test, chooses its limits, and now
-and then makes one slip that the loop answers with an error and that it corrects in the next turn. It uses no path and no
-name that it has not been told or shown.
+Seeded variety without padding: it lists a folder, greps, or both, sometimes reads the test, chooses its limits, and
+now and then makes one slip that the loop answers with an error and that it corrects in the next turn. It uses no path
+and no name that it has not been told or shown.
 """
 
 from __future__ import annotations

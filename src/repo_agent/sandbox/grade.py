@@ -51,8 +51,9 @@ class TestJob:
     args: tuple[str, ...] = ()
     """Further pytest arguments."""
     test_seconds: float = 3.0
-    """Limit of one test; the first test that reaches it ends the session. Collecting has this for each file."""
-    wall_seconds: float = 20.0
+    """Processor time of one test, and a quarter of its time on the clock; the first test that reaches either ends the
+    session. Collecting has this for each file."""
+    wall_seconds: float = 30.0
     """Limit of the whole run, for what the limit of one test cannot stop."""
     memory_bytes: int = 2**30
     """Address space of a process."""
@@ -154,7 +155,7 @@ async def _run(scratch: Path, results: IO[bytes], wall_seconds: float, isolation
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    code = await process.wait()
+        code = await process.wait()
     return _End(late, code, complaint.decode(errors="replace"))
 
 
@@ -184,7 +185,7 @@ def _records(results: IO[bytes]) -> Iterator[dict[str, Any]]:
     """The lines that the runner wrote; a torn or foreign one is none."""
     results.seek(0)
     for line in results.read(RESULT_BYTES).splitlines():
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             record = json.loads(line)
             if isinstance(record, dict):
                 yield record
@@ -205,7 +206,7 @@ class _Results:
                 case "started":
                     self.started = True
                 case "collected":
-                    self.collected = [_clean(entry, scratch) for entry in list(record.get("ids") or ())]
+                    self.collected = [_clean(entry, scratch) for entry in _listed(record.get("ids"))]
                 case "test":
                     self.tests.append((name, str(record.get("outcome")), message))
                 case "error":
@@ -225,6 +226,10 @@ class _Results:
     def whole(self) -> bool:
         """Came to its end, and every collected test has exactly one result, in order."""
         return self.ended and not self.errors and [test[0] for test in self.tests] == self.collected
+
+
+def _listed(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
 
 
 def _clean(text: object, scratch: Path) -> str:

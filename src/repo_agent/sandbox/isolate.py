@@ -3,7 +3,10 @@
 namespaces     user, process, network and mount namespaces by unshare(1): every process of the tests dies with the
                first one, the host's processes (and their environment) are out of sight, and no network is there.
                Files are not protected beyond the file permissions of the user who runs this.
-unsafe-local   limits and a process group alone; for machines that offer no namespaces, on the user's word.
+unsafe-local   limits and a process group alone; for machines that offer no namespaces, on the user's word. A process
+               that leaves the group outlives the tests.
+
+Not covered by either: how many processes the tests start, their memory taken together, and reading the user's files.
 """
 
 from __future__ import annotations

@@ -14,6 +14,8 @@ from repo_agent.tasks.task import Suite, Task
 
 PROGRAMS, FIXED, TESTS, DATA = "python_programs", "correct_python_programs", "python_testcases", "json_testcases"
 TEST_HELPERS = ("load_testdata", "node")
+TEST_SECONDS = 5.0
+"""One corrected program (levenshtein) takes a second and more on one of its inputs; a slower machine needs room."""
 CONFTEST = """import pytest
 
 
@@ -55,6 +57,7 @@ def _task(path: Path, name: str) -> Task:
         pristine=tuple(pristine),
         fix={program: _read(path, f"{FIXED}/{name}.py")},
         hidden={"conftest.py": CONFTEST},
+        test_seconds=TEST_SECONDS,
     )
 
 

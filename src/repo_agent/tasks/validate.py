@@ -45,11 +45,10 @@ async def validate(
 
     fixes = [(task, task.fix) for task in suite.tasks if task.fix is not None]
     total = len(suite.tasks) + len(fixes)
-    async with asyncio.TaskGroup() as group:
-        untouched = [group.create_task(bounded(task, {})) for task in suite.tasks]
-        fixed = {task.id: group.create_task(bounded(task, fix)) for task, fix in fixes}
-    grades = {name: job.result() for name, job in fixed.items()}
-    return _summary(suite, [job.result() for job in untouched], grades)
+    work = [bounded(task, {}) for task in suite.tasks] + [bounded(task, fix) for task, fix in fixes]
+    grades = await asyncio.gather(*work)
+    after = {task.id: result for (task, _), result in zip(fixes, grades[len(suite.tasks) :], strict=True)}
+    return _summary(suite, grades[: len(suite.tasks)], after)
 
 
 async def _grade(task: Task, changes: Mapping[str, str], isolation: Isolation) -> Grade:

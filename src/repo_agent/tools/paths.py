@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from repo_agent.tools.registry import ToolError, lexical_fault
@@ -18,8 +19,10 @@ def resolve(root: Path, rel: str) -> Path:
     base = root.resolve()
     try:
         target = (base / rel).resolve()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            target.stat()
     except (OSError, RuntimeError) as error:
-        raise ToolError("bad_path", f"cannot use {rel!r}") from error
+        raise ToolError("bad_path", f"cannot use the path {rel[:80]}") from error
     if target != base and base not in target.parents:
         raise ToolError("path_escape", f"{rel} leaves the workspace")
     return target

@@ -61,7 +61,7 @@ class ToolSpec:
     fn: Callable[..., str] | None = None
 
     @cached_property
-    def validator(self) -> jsonschema.Draft202012Validator:
+    def validator(self) -> Any:
         return _Validator(self.parameters, format_checker=_FORMATS)
 
     def signature(self) -> str:
@@ -147,10 +147,10 @@ def tool(fn: Callable[..., str]) -> ToolSpec:
     """Make a ToolSpec of a typed function: its docstring's first paragraph is the description."""
     parameters = list(inspect.signature(fn, eval_str=True).parameters.values())[1:]
     fields: dict[str, Any] = {parameter.name: (parameter.annotation, ...) for parameter in parameters}
-    schema = pydantic.create_model(fn.__name__, **fields).model_json_schema()
+    model: type[pydantic.BaseModel] = pydantic.create_model(fn.__name__, **fields)
     properties = {
         name: {key: value for key, value in entry.items() if key != "title"}
-        for name, entry in schema["properties"].items()
+        for name, entry in model.model_json_schema()["properties"].items()
     }
     record = {
         "type": "object",
@@ -193,7 +193,7 @@ _CLASS_OF_KEYWORD = {
 }
 
 
-def _fault(spec: ToolSpec, error: jsonschema.ValidationError) -> Fault:
+def _fault(spec: ToolSpec, error: Any) -> Fault:
     turn_class = _CLASS_OF_KEYWORD.get(str(error.validator), "bad_value")
     if turn_class == "missing_arg":
         given = error.instance if isinstance(error.instance, dict) else {}
@@ -218,7 +218,7 @@ def _is_integer(_checker: Any, value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-_Validator = jsonschema.validators.extend(
+_Validator: Any = jsonschema.validators.extend(  # type: ignore[no-untyped-call]
     jsonschema.Draft202012Validator,
     type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_integer),
 )

@@ -6,12 +6,14 @@ ran, then `final` where the model stopped by itself, then `tests` (the grade) an
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Annotated, Any, Literal
 
 import pydantic
 
-VERSION = 1
+VERSION: Literal[1] = 1
+When = Literal["write", "final", "grade"]
 
 
 class Event(pydantic.BaseModel):
@@ -24,8 +26,14 @@ class Event(pydantic.BaseModel):
     ts: float = pydantic.Field(default_factory=time.time)
 
     def line(self) -> str:
-        """The event as one line of JSON, newline included."""
-        return self.model_dump_json() + "\n"
+        """The event as one line of JSON, newline included; escapes where UTF-8 cannot carry what a model wrote."""
+        record = self.model_dump()
+        text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            text = json.dumps(record, separators=(",", ":"))
+        return text + "\n"
 
 
 class RunStart(Event):
@@ -98,7 +106,7 @@ class Tests(Event):
     """One run of the tests by the driver: after a write, or `grade`, the verdict at the end of the rollout."""
 
     kind: Literal["tests"] = "tests"
-    when: Literal["write", "final", "grade"]
+    when: When
     outcome: str
     """passed, failed, timed_out, out_of_memory, crashed or no_tests"""
     passed: int

@@ -59,7 +59,7 @@ def find_traces(paths: Iterable[Path]) -> list[Path]:
             raise UserError("not there", str(path), "Give a run directory, a folder of traces, or a trace")
         files = [path] if path.is_file() else sorted(path.rglob("*.jsonl"), key=_by_number)
         found += [file for file in files if path.is_file() or _is_trace_place(file)]
-    return list(dict.fromkeys(found))
+    return list({file.resolve(): file for file in found}.values())
 
 
 def run_folder(trace: Path) -> Path | None:
@@ -108,7 +108,7 @@ def _typed(path: Path, records: Sequence[tuple[int, dict[str, Any]]]) -> list[tu
             typed.append((number, events.ADAPTER.validate_python(record)))
         except pydantic.ValidationError as error:
             kind, detail = record.get("kind"), error.errors()[0]
-            what = f"an event of kind {kind!r} that version {events.VERSION} does not know ({detail['msg']})"
+            what = f"an event of kind {kind!r} that this version does not know ({detail['msg']})"
             raise UserError(what, f"{path}:{number}", "Read it with the version that wrote it, or remove it") from error
     return typed
 

@@ -53,7 +53,7 @@ class RunDir:
         keys = sorted(key for key in {*before, *now} - FREE_KEYS if before.get(key) != now.get(key))
         if keys:
             remedy = "Give the same settings to go on with it, or another --out"
-            raise UserError(f"was run with other settings: {', '.join(keys)} differ", str(path), remedy)
+            raise UserError(f"was run with other settings (differing: {', '.join(keys)})", str(path), remedy)
         return run
 
     @property
@@ -147,10 +147,6 @@ class TraceWriter:
         path = next(path for path in names if not path.exists())
         self._move(path)
         return path
-
-    def close(self) -> None:
-        """Let go of a rollout that was interrupted: its `.part` is abandoned."""
-        self._file.close()
 
     def _move(self, target: Path) -> None:
         self._file.flush()

@@ -1,0 +1,43 @@
+# Every target installs what it needs into .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := $(BIN)/repo-agent
+
+.PHONY: demo test check fix bench clean
+
+demo: $(VENV)/local.done  ## the whole chain on the tiny model, into demo-out/
+	$(RUN) demo $(if $(SEED),--seed $(SEED)) $(if $(OUT),--out $(OUT))
+
+test: $(VENV)/dev.done  ## the quick suite, then the slow one
+	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m slow
+
+check: $(VENV)/dev.done  ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+fix: $(VENV)/dev.done
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/dev.done  ## every figure that the docs quote
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+# torch goes first and alone: then no later requirement pulls another build of it.
+$(VENV)/torch.done: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	touch $@
+
+$(VENV)/local.done: pyproject.toml $(VENV)/torch.done
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local]'
+	touch $@
+
+$(VENV)/dev.done: $(VENV)/local.done
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo-out

@@ -1,0 +1,280 @@
+"""The command line: parse, call, print where the result lies. Everything else is imported when a command runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from repo_agent.errors import InfraError, UserError
+
+app = typer.Typer(
+    name="repo-agent",
+    help="Make a cheap model emit valid tool calls in your agent's schema, and prove it on tasks it never saw.\n\n"
+    "suite -> [eval] -> runs -> [build] -> dataset -> [train] -> adapter -> [eval] -> runs -> [compare] -> report\n\n"
+    "Start with: repo-agent demo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+suite_app = typer.Typer(help="List, show, validate and split task suites.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(suite_app, name="suite")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+SuiteArg = Annotated[str, typer.Argument(help="micro[=SEED], bundled or quixbugs=PATH.")]
+SuiteOpt = Annotated[str, typer.Option("--suite", help="micro[=SEED], bundled or quixbugs=PATH.")]
+HeldOut = Annotated[int | None, typer.Option(help="Groups to hold out; default three eighths, rounded up.")]
+Tools = Annotated[Path | None, typer.Option("--tools", help="OpenAI tool schemas (JSON) of another agent.")]
+Unsafe = Annotated[bool, typer.Option("--unsafe-local", help="Run model-written code without containment.")]
+
+
+def main() -> None:
+    """Run a command. Bad input and failures of ours end in one line on stderr: exit code 2 and 1."""
+    try:
+        app()
+    except UserError as error:
+        sys.exit(_complain(str(error), 2))
+    except InfraError as error:
+        sys.exit(_complain(f"{error}\nNothing finished is lost: the same command goes on from here.", 1))
+    except KeyboardInterrupt:
+        sys.exit(_complain("Stopped. Finished rollouts are kept; the same command goes on from here.", 130))
+
+
+@suite_app.command("list")
+def suite_list(as_json: Json = False) -> None:
+    """The suites that there are."""
+    from repo_agent.tasks import list_suites
+
+    rows = list_suites()
+    _print(as_json, {"suites": [{"spec": spec, "help": text} for spec, text in rows]}, lambda show: show.pairs(rows))
+
+
+@suite_app.command("show")
+def suite_show(suite: SuiteArg, as_json: Json = False) -> None:
+    """The tasks of a suite: id, side of the split, goal."""
+    from repo_agent.tasks import load_suite
+
+    loaded = load_suite(suite)
+    held = set(loaded.split().held_out)
+    rows = [
+        {"id": t.id, "side": "held-out" if t.id in held else "train", "files": len(t.files), "goal": t.goal}
+        for t in loaded.tasks
+    ]
+    _print(as_json, {"suite": loaded.spec, "hash": loaded.hash, "tasks": rows}, lambda show: show.table(rows))
+
+
+@suite_app.command("validate")
+def suite_validate(
+    suite: SuiteArg,
+    jobs: Annotated[int, typer.Option(help="Test runs at once.")] = 2,
+    unsafe_local: Unsafe = False,
+    as_json: Json = False,
+) -> None:
+    """Check every task without a model: its fix must pass its tests, and untouched it must fail them."""
+    import asyncio
+    from dataclasses import asdict
+
+    from repo_agent.sandbox.isolate import probe
+    from repo_agent.tasks import load_suite
+    from repo_agent.tasks.validate import validate
+
+    loaded = load_suite(suite)
+    with _show(as_json).counter("grading") as tick:
+        result = asdict(asyncio.run(validate(loaded, probe(unsafe_local), jobs, tick)))
+    _print(as_json, result, lambda show: show.validation(result))
+    if result["odd"]:
+        raise typer.Exit(1)
+
+
+@suite_app.command("split")
+def suite_split(suite: SuiteArg, held_out: HeldOut = None, as_json: Json = False) -> None:
+    """Which tasks are for training and which are held out. A group of tasks never falls on both sides."""
+    from repo_agent.tasks import load_suite
+
+    split = load_suite(suite).split(held_out)
+    record = {"train": list(split.train), "held_out": list(split.held_out)}
+    _print(as_json, record, lambda show: show.pairs([(side, ", ".join(ids)) for side, ids in record.items()]))
+
+
+@app.command("eval")
+def eval_(
+    suite: SuiteOpt,
+    split: Annotated[str, typer.Option(help="Which tasks: train, held-out or all.")],
+    model: Annotated[str, typer.Option(help="local:NAME-OR-PATH[+ADAPTER], openai:NAME@BASE_URL, or oracle.")],
+    out: Annotated[Path, typer.Option(help="Run directory; an unfinished one with the same settings goes on.")],
+    held_out: HeldOut = None,
+    protocol: Annotated[str, typer.Option(help="How a call looks on the wire.")] = "json",
+    constrain: Annotated[bool, typer.Option("--constrain", help="Schema-constrained decoding.")] = False,
+    rollouts: Annotated[int, typer.Option(help="Rollouts of each task.")] = 1,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.7,
+    max_tokens: Annotated[int, typer.Option(help="Cap on one reply; write_file carries a whole file.")] = 4096,
+    seed: Annotated[int, typer.Option(help="Fixes every draw, whatever --jobs is.")] = 0,
+    jobs: Annotated[int, typer.Option(help="Rollouts at once.")] = 8,
+    max_steps: Annotated[int, typer.Option(help="Turns of one rollout.")] = 16,
+    max_bad_turns: Annotated[int, typer.Option(help="Bad turns in a row that end a rollout.")] = 4,
+    tests: Annotated[
+        str, typer.Option(help="When the model sees test results: on_write, on_final, never.")
+    ] = "on_write",
+    stop_on_pass: Annotated[bool, typer.Option("--stop-on-pass", help="End a rollout when its tests pass.")] = False,
+    unsafe_local: Unsafe = False,
+    as_json: Json = False,
+) -> None:
+    """Play live rollouts of one model over one side of a suite, into a run directory of traces.
+
+    Killed or stopped, the same command plays only what is still owed.
+
+    repo-agent eval --suite micro --split train --model oracle --rollouts 3 --out runs/teacher
+    """
+    from repo_agent.evaluate.live import EvalOptions, run_eval
+
+    options = EvalOptions(
+        suite=suite, split=split, model=model, out=out, held_out=held_out, protocol=protocol, constrain=constrain,
+        rollouts=rollouts, temperature=temperature, max_tokens=max_tokens, seed=seed, jobs=jobs, max_steps=max_steps,
+        max_bad_turns=max_bad_turns, tests=tests, stop_on_pass=stop_on_pass, unsafe_local=unsafe_local,
+    )  # fmt: skip
+    with _show(as_json).rollouts(str(out)) as progress:
+        result = run_eval(options, progress.start, progress.end)
+    _print(as_json, result, lambda show: show.run(out, result))
+
+
+@app.command()
+def inventory(paths: Annotated[list[Path], typer.Argument(help="Runs, folders or trace files.")], tools: Tools = None,
+              as_json: Json = False) -> None:  # fmt: skip
+    """What a pile of traces holds: runs, passes, turns by class, and how many rows would pass the gates."""
+    from repo_agent.data.inventory import inventory as count
+
+    result = count(paths, tools)
+    _print(as_json, result, lambda show: show.inventory(result))
+
+
+@app.command()
+def build(
+    paths: Annotated[list[Path], typer.Argument(help="Runs, folders or trace files.")],
+    out: Annotated[Path, typer.Option(help="New dataset directory.")],
+    suite: Annotated[str | None, typer.Option(help="Take the split from this suite, not from the runs.")] = None,
+    tools: Tools = None,
+    rerender: Annotated[
+        bool, typer.Option("--rerender", help="Put another agent's calls and results into our protocol.")
+    ] = False,
+    no_split: Annotated[bool, typer.Option("--no-split", help="Keep held-out tasks too (never to train on).")] = False,
+    tokenizer: Annotated[str, typer.Option(help="Model whose tokenizer counts and renders the rows.")] = "tiny",
+    max_length: Annotated[int, typer.Option(help="Longest row, in tokens; longer ones are dropped, not cut.")] = 32_768,
+    as_json: Json = False,
+) -> None:
+    """Make a step-level dataset of the turns that pass every gate: context, then the next tool call.
+
+    repo-agent build runs/teacher --out datasets/first
+    """
+    from repo_agent.data.build import build as make
+    from repo_agent.tasks import load_suite
+
+    side = load_suite(suite).split() if suite else None
+    result = make(paths, out, suite_split=side, tools=tools, rerender=rerender, no_split=no_split,
+                  tokenizer=tokenizer, max_length=max_length)  # fmt: skip
+    _print(as_json, result, lambda show: show.dataset(out, result))
+
+
+@app.command()
+def train(
+    dataset: Annotated[Path, typer.Argument(help="A directory that `build` made.")],
+    base: Annotated[str, typer.Option(help="tiny, a folder, or a hub name such as Qwen/Qwen2.5-7B-Instruct.")],
+    out: Annotated[Path, typer.Option(help="New adapter directory.")],
+    backend: Annotated[str, typer.Option(help="Where to train: local.")] = "local",
+    method: Annotated[str, typer.Option(help="sft.")] = "sft",
+    epochs: Annotated[int, typer.Option(help="Passes over the rows.")] = 3,
+    lr: Annotated[float, typer.Option(help="Peak learning rate; a tiny model wants far more than a 7B.")] = 1e-5,
+    rank: Annotated[int, typer.Option(help="LoRA rank.")] = 16,
+    alpha: Annotated[int, typer.Option(help="LoRA alpha.")] = 32,
+    seed: Annotated[int, typer.Option(help="Order of the rows, first weights.")] = 0,
+    max_length: Annotated[int, typer.Option(help="Longest row, in tokens; longer ones are dropped, not cut.")] = 8192,
+    as_json: Json = False,
+) -> None:
+    """Train a LoRA adapter on a dataset, with TRL and PEFT.
+
+    repo-agent train datasets/first --base Qwen/Qwen2.5-7B-Instruct --out adapters/first
+    """
+    from repo_agent.train.config import make_config
+
+    config = make_config(base=base, method=method, epochs=epochs, lr=lr, rank=rank, alpha=alpha, seed=seed,
+                         max_length=max_length)  # fmt: skip
+    if backend != "local":
+        raise UserError(f"no backend {backend!r}", "--backend", "Use local")
+    from repo_agent.train.local import train_sft
+
+    with _show(as_json).steps("training") as on_step:
+        record = train_sft(dataset, out, config, on_step)
+    _print(as_json, record.model_dump(mode="json"), lambda show: show.adapter(out, record))
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories; the first is the reference.")],
+    out: Annotated[Path, typer.Option(help="New report directory.")],
+    allow_owed: Annotated[bool, typer.Option("--allow-owed", help="Bound the worst case of owed rollouts.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare arms on the same held-out tasks: differences, intervals, verdict, and one report page.
+
+    repo-agent compare runs/base runs/base-constrained runs/tuned --out reports/first
+    """
+    from repo_agent.report.page import compare as write
+
+    comparison = write(runs, out, allow_owed)
+    _print(as_json, comparison.to_json(), lambda show: show.comparison(out, comparison.to_json()))
+
+
+@app.command()
+def show(trace: Annotated[Path, typer.Argument(help="A trace file.")]) -> None:
+    """Read one rollout in the terminal: what was said, each turn's class, what came back."""
+    from repo_agent.show import Show
+    from repo_agent.traces.read import read_trace
+
+    Show().trace(read_trace(trace))
+
+
+@app.command()
+def demo(
+    seed: Annotated[int, typer.Option(help="Tasks, rollouts and training all follow from it.")] = 0,
+    out: Annotated[Path, typer.Option(help="New directory for runs, dataset, adapter and report.")] = Path("demo-out"),
+    as_json: Json = False,
+) -> None:
+    """The whole chain on a tiny model, offline: teacher, dataset, LoRA, held-out comparison, report.
+
+    Prints the plain commands that it runs; by hand they give the same numbers.
+    """
+    import contextlib
+    import os
+
+    from repo_agent.demo.pipeline import run_demo
+
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere if as_json else sys.stdout):
+        result = run_demo(seed, out, lambda words: app(words, standalone_mode=False), _show(False).line)
+    if as_json:
+        print(json.dumps(result, ensure_ascii=False))
+
+
+def _show(as_json: bool) -> Any:
+    from repo_agent.show import Show
+
+    return Show(quiet=as_json)
+
+
+def _print(as_json: bool, result: dict[str, Any], text: Callable[[Any], None]) -> None:
+    if as_json:
+        print(json.dumps(result, ensure_ascii=False))
+    else:
+        text(_show(False))
+
+
+def _complain(text: str, code: int) -> int:
+    print(f"repo-agent: {text}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

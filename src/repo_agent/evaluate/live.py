@@ -1,0 +1,194 @@
+"""Live rollouts: one arm, played over one side of a suite, into one run directory that can be gone on with."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from repo_agent.agent import Limits
+from repo_agent.data.contract import our_contract
+from repo_agent.errors import UserError
+from repo_agent.models import Model, Sampling
+from repo_agent.models.resolve import open_model, parts
+from repo_agent.protocols import protocol_named
+from repo_agent.rollout.episode import Setting
+from repo_agent.rollout.oracle import oracle
+from repo_agent.rollout.runner import OnEnd, run_rollouts
+from repo_agent.sandbox.isolate import probe
+from repo_agent.tasks import load_suite
+from repo_agent.tasks.task import Suite, Task
+from repo_agent.tools.files import default_registry
+from repo_agent.traces.store import RunDir
+
+SPLITS = ("train", "held-out", "all")
+TEST_POLICIES = ("on_write", "on_final", "never")
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """What `repo-agent eval` takes; see its help."""
+
+    suite: str
+    split: str
+    model: str
+    out: Path
+    held_out: int | None = None
+    protocol: str = "json"
+    constrain: bool = False
+    rollouts: int = 1
+    temperature: float = 0.7
+    max_tokens: int = 4096
+    seed: int = 0
+    jobs: int = 8
+    max_steps: int = Limits.max_steps
+    max_bad_turns: int = Limits.max_bad_turns
+    tests: str = "on_write"
+    stop_on_pass: bool = False
+    unsafe_local: bool = False
+
+
+def run_eval(
+    options: EvalOptions, on_start: Any = None, on_end: OnEnd = lambda task, number, end: None
+) -> dict[str, Any]:
+    """Play what the run directory owes; returns the command's JSON: rollouts, passed, owed, turns, seconds.
+
+    `on_start(total, done)` is called once. Raises UserError for bad options, a run of other settings, or an adapter of
+    another contract; InfraError where the model or the grader keeps failing.
+    """
+    started = time.monotonic()
+    _check(options)
+    suite = load_suite(options.suite)
+    tasks = _chosen(suite, options)
+    setting = _setting(options, suite)
+    model = None if options.model == "oracle" else open_model(options.model)
+    run_dir = RunDir.open(options.out, _record(options, suite, tasks, setting))
+    wanted = [(task.id, number) for task in tasks for number in range(options.rollouts)]
+    if on_start:
+        on_start(len(wanted), len(wanted) - len(run_dir.owed(wanted)))
+
+    def model_for(task: Task, number: int) -> Model:
+        return model or oracle(task, setting.protocol, setting.rollout_seed(task, number))
+
+    async def play() -> None:
+        try:
+            await run_rollouts(tasks, options.rollouts, model_for, setting, run_dir, options.jobs, on_end)
+        finally:
+            if model:
+                await model.close()
+
+    try:
+        asyncio.run(play())
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from None
+    return _summary(run_dir, wanted, time.monotonic() - started)
+
+
+def arm_name(model: str, constrain: bool) -> str:
+    """`base`, `tuned` (with an adapter), `oracle`, or a server model's name; `+constrained` where it is."""
+    kind, name, adapter = parts(model)
+    plain = {"oracle": "oracle", "local": "tuned" if adapter else "base"}.get(kind, name)
+    return f"{plain}+constrained" if constrain else plain
+
+
+def _check(options: EvalOptions) -> None:
+    for flag, value, known in (("--split", options.split, SPLITS), ("--tests", options.tests, TEST_POLICIES)):
+        if value not in known:
+            raise UserError(f"{value!r} is none of {', '.join(known)}", flag, "Choose one of them")
+    for flag, number in (
+        ("--rollouts", options.rollouts),
+        ("--jobs", options.jobs),
+        ("--max-steps", options.max_steps),
+    ):
+        if number < 1:
+            raise UserError(f"{number} is too small", flag, "Give 1 or more")
+    if options.constrain and options.model == "oracle":
+        raise UserError("the oracle is no language model", "--constrain", "Leave it out")
+
+
+def _chosen(suite: Suite, options: EvalOptions) -> list[Task]:
+    split = suite.split(options.held_out)
+    ids = {"train": split.train, "held-out": split.held_out, "all": tuple(task.id for task in suite.tasks)}
+    return [suite.by_id[task] for task in ids[options.split]]
+
+
+def _setting(options: EvalOptions, suite: Suite) -> Setting:
+    return Setting(
+        suite=suite.spec,
+        arm=arm_name(options.model, options.constrain),
+        model=options.model,
+        protocol=protocol_named(options.protocol),
+        registry=default_registry(),
+        sampling=Sampling(options.temperature, options.max_tokens),
+        limits=Limits(
+            max_steps=options.max_steps,
+            max_bad_turns=options.max_bad_turns,
+            tests=options.tests,
+            stop_on_pass=options.stop_on_pass,
+        ),
+        seed=options.seed,
+        constrain=options.constrain,
+        isolation=probe(options.unsafe_local),
+    )
+
+
+def _record(options: EvalOptions, suite: Suite, tasks: list[Task], setting: Setting) -> dict[str, Any]:
+    split = suite.split(options.held_out)
+    contract = our_contract(setting.registry).hash
+    _same_contract(options.model, contract)
+    return {
+        "format": 1,
+        "arm": setting.arm,
+        "model": options.model,
+        "constrain": options.constrain,
+        "suite": suite.spec,
+        "suite_hash": suite.hash,
+        "split": options.split,
+        "tasks": [task.id for task in tasks],
+        "task_hashes": {task.id: task.hash for task in tasks},
+        "train": list(split.train),
+        "held_out": list(split.held_out),
+        "held_out_groups": len({suite.by_id[task].split_group for task in split.held_out}),
+        "rollouts": options.rollouts,
+        "seed": options.seed,
+        "protocol": setting.protocol.name,
+        "sampling": asdict(setting.sampling),
+        "limits": asdict(setting.limits),
+        "contract": contract,
+        "isolation": setting.isolation.name,
+        "versions": {"python": platform.python_version(), "repo-agent": version("repo-agent")},
+    }
+
+
+def _same_contract(model: str, contract: str) -> None:
+    """Refuse an adapter that was trained for another system prompt, tool schemas or protocol."""
+    from repo_agent.train.config import read_record
+
+    adapter = parts(model)[2]
+    if adapter:
+        trained_for = read_record(Path(adapter)).contract
+        if trained_for != contract:
+            raise UserError(
+                f"was trained for contract {trained_for}, this loop has {contract}",
+                adapter,
+                "Rebuild the dataset with --rerender and train again, or use the tools and protocol it was made for",
+            )
+
+
+def _summary(run_dir: RunDir, wanted: list[tuple[str, int]], seconds: float) -> dict[str, Any]:
+    rows = run_dir.write_index()
+    turns: Counter[str] = Counter()
+    for row in rows:
+        turns.update(row["classes"])
+    return {
+        "rollouts": len(rows),
+        "passed": sum(bool(row["passed"]) for row in rows),
+        "owed": len(run_dir.owed(wanted)),
+        "turns": dict(turns.most_common()),
+        "seconds": round(seconds, 1),
+    }

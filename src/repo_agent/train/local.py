@@ -1,0 +1,258 @@
+"""Backend `local`: TRL's SFTTrainer and a PEFT LoRA on this machine, on rows that our own renderer has tokenised.
+
+The loss is a token mean over all trained tokens of an optimizer step (TRL divides the summed loss by their count over
+all of the step's forward passes), so one row a trajectory gives the gradient of its step rows.
+Not covered: more than one GPU, and going on from a checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from repo_agent.chat.render import Renderer, Tokens
+from repo_agent.chat.tokenizer import load_tokenizer, locate
+from repo_agent.data.export import Dataset, read_dataset
+from repo_agent.errors import UserError, boundary
+from repo_agent.messages import Message, digest
+from repo_agent.train.config import RECORD, RunRecord, StepLoss, TrainConfig, versions
+
+SMALL = 50_000_000
+"""Parameters below which one CPU thread beats several: an operation is then shorter than their synchronisation."""
+OnStep = Callable[[int, int, float], None]
+"""Told after each optimizer step: the step, how many there are, and its loss."""
+
+
+def train_sft(dataset_dir: Path, out: Path, config: TrainConfig, on_step: OnStep | None = None) -> RunRecord:
+    """Train a LoRA on a dataset's trajectories; writes `out`: adapter, run_record.json, loss.svg.
+
+    Raises UserError for an `out` that exists, a dataset or base that is not there, and rows that are all too long;
+    then, and on Ctrl-C, nothing is left behind.
+    """
+    if out.exists():
+        raise UserError("exists already", str(out), "Choose another --out, or remove it")
+    dataset = read_dataset(dataset_dir)
+    tokenizer = load_tokenizer(config.base)
+    tools = dataset.record["tools"] if dataset.record["protocol"] == "native" else None
+    renderer = Renderer(tokenizer, tools)
+    rows, dropped = fitting(token_rows(dataset, renderer), config.max_length)
+    if not rows:
+        raise UserError(f"all {dropped} rows are too long", str(dataset_dir), "Raise --max-length")
+    with _quiet(), boundary("train"), _new_directory(out) as folder:
+        model = _load(config)
+        started = time.monotonic()
+        losses: list[StepLoss] = []
+        trainer = _trainer(model, tokenizer, rows, config, folder, losses, on_step)
+        with _threads(model):
+            trainer.train()
+        record = RunRecord(
+            config=config,
+            dataset=digest(dataset.record),
+            contract=dataset.record["contract"],
+            protocol=dataset.record["protocol"],
+            base=config.base,
+            tokenizer=renderer.fingerprint(),
+            seed=config.seed,
+            device=str(model.device),
+            versions=versions(),
+            rows=len(rows),
+            dropped_too_long=dropped,
+            tokens=sum(len(row.input_ids) for row in rows),
+            trained_tokens=sum(row.trained for row in rows),
+            losses=losses,
+            seconds=round(time.monotonic() - started, 2),
+        )
+        trainer.model.save_pretrained(str(folder))
+        (folder / RECORD).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        _plot(losses, folder / "loss.svg")
+    return record
+
+
+def token_rows(dataset: Dataset, renderer: Renderer) -> list[Tokens]:
+    """A dataset's trajectories as training rows, loss on the kept turns alone."""
+    return [
+        tokens
+        for row in dataset.trajectories
+        for tokens in renderer.rows([Message.from_dict(message) for message in row["messages"]], row["kept"])
+    ]
+
+
+def fitting(rows: Iterable[Tokens], max_length: int) -> tuple[list[Tokens], int]:
+    """The rows of at most `max_length` tokens, and how many were longer."""
+    every = list(rows)
+    kept = [row for row in every if len(row.input_ids) <= max_length]
+    return kept, len(every) - len(kept)
+
+
+def _trainer(
+    model: Any,
+    tokenizer: Any,
+    rows: list[Tokens],
+    config: TrainConfig,
+    folder: Path,
+    losses: list[StepLoss],
+    on_step: OnStep | None,
+) -> Any:
+    """An SFTTrainer over pre-tokenised rows, silent but for `losses` and `on_step`."""
+    import datasets
+    import peft
+    from transformers import PrinterCallback
+    from trl import SFTTrainer
+
+    lora = peft.LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=config.target,
+        task_type="CAUSAL_LM",
+    )
+    table: dict[str, Any] = {
+        "input_ids": [row.input_ids for row in rows],
+        "labels": [row.labels for row in rows],
+        "length": [len(row.input_ids) for row in rows],
+    }
+    trainer = SFTTrainer(
+        model=model,
+        args=_arguments(model, max(table["length"]), len(rows), config, folder),
+        train_dataset=datasets.Dataset.from_dict(table),
+        processing_class=tokenizer,
+        peft_config=lora,
+        callbacks=[_reporter(losses, on_step)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _arguments(model: Any, longest: int, rows: int, config: TrainConfig, folder: Path) -> Any:
+    """TRL's configuration. Nothing is cut or packed; forward passes hold `batch_tokens`, steps `batch_size` rows."""
+    from trl import SFTConfig
+
+    gpu = model.device.type == "cuda"
+    most = config.batch_tokens or (8192 if gpu else 1024)
+    fit = max(1, min(config.batch_size, most // longest))
+    per_pass = next(size for size in range(fit, 0, -1) if config.batch_size % size == 0)
+    steps = math.ceil(rows / config.batch_size) * config.epochs
+    return SFTConfig(
+        output_dir=str(folder),
+        max_length=None,
+        packing=False,
+        per_device_train_batch_size=per_pass,
+        gradient_accumulation_steps=config.batch_size // per_pass,
+        train_sampling_strategy="group_by_length",
+        num_train_epochs=config.epochs,
+        learning_rate=config.lr,
+        lr_scheduler_type=config.schedule,
+        warmup_steps=math.ceil(config.warmup * steps),
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        seed=config.seed,
+        data_seed=config.seed,
+        bf16=gpu,
+        use_cpu=not gpu,
+        dataloader_pin_memory=gpu,
+        gradient_checkpointing=gpu and _short_of_memory(model, per_pass * longest),
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+def _short_of_memory(model: Any, tokens: int) -> bool:
+    """Whether a pass's activations would not fit, so that recomputing them (a third of the speed) is worth it.
+
+    Counts what a decoder layer in bfloat16 keeps for its backward pass: about 16 vectors of the hidden size and 6 of
+    the feed-forward size a token.
+    """
+    import torch
+
+    config = model.config
+    values = 16 * config.hidden_size + 6 * config.intermediate_size
+    free, _ = torch.cuda.mem_get_info(model.device)
+    return bool(2 * values * config.num_hidden_layers * tokens > 0.7 * free)
+
+
+def _reporter(losses: list[StepLoss], on_step: OnStep | None) -> Any:
+    from transformers import TrainerCallback
+
+    class Reporter(TrainerCallback):  # type: ignore[misc]
+        def on_log(self, _args: Any, state: Any, _control: Any, logs: dict[str, float], **_: Any) -> None:
+            if "loss" in logs:
+                losses.append(StepLoss(step=state.global_step, loss=logs["loss"]))
+                if on_step:
+                    on_step(state.global_step, state.max_steps, logs["loss"])
+
+    return Reporter()
+
+
+def _load(config: TrainConfig) -> Any:
+    """The base's weights: bfloat16 on cuda, float32 on the CPU; all random generators seeded."""
+    import torch
+    from transformers import AutoModelForCausalLM, set_seed
+
+    set_seed(config.seed)
+    gpu = torch.cuda.is_available()
+    dtype = torch.bfloat16 if gpu else torch.float32
+    try:
+        model = AutoModelForCausalLM.from_pretrained(locate(config.base), dtype=dtype)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"cannot load the model ({reason})", config.base, "Is the name right?") from error
+    return model.to("cuda" if gpu else "cpu")
+
+
+@contextmanager
+def _new_directory(out: Path) -> Iterator[Path]:
+    """A sibling folder to fill; it becomes `out` when the block ends well and is removed when it does not."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = out.with_name(f".{out.name}.{os.getpid()}")
+    folder.mkdir()
+    try:
+        yield folder
+        folder.rename(out)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _threads(model: Any) -> Iterator[None]:
+    """One CPU thread for a small model, while the block runs."""
+    import torch
+
+    before = torch.get_num_threads()
+    if model.device.type == "cpu" and model.num_parameters() < SMALL:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the libraries' warnings and bars off the terminal: progress goes through `on_step`."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _plot(losses: list[StepLoss], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([entry.step for entry in losses], [entry.loss for entry in losses])
+    axes.set(xlabel="optimizer step", ylabel="loss (nats a trained token)", ylim=(0, None))
+    axes.grid(alpha=0.3)
+    figure.savefig(path)

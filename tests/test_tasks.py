@@ -1,0 +1,230 @@
+"""Suites: what a spec names, what a task's workspace holds, and whether fix and bug are told apart."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from repo_agent.errors import UserError
+from repo_agent.sandbox.isolate import probe
+from repo_agent.tasks import list_suites, load_suite, test_job
+from repo_agent.tasks.bundled import bundled_suite
+from repo_agent.tasks.quixbugs import quixbugs_suite
+from repo_agent.tasks.task import Suite, Task
+from repo_agent.tasks.validate import Validation, validate
+
+DOUBLE = "def double(n):\n    return n * {}\n\n\n'''\nTwice a number.\n'''\n"
+DOUBLE_TEST = """import pytest
+from load_testdata import load_json_testcases
+
+if pytest.use_correct:
+    from correct_python_programs.double import double
+else:
+    from python_programs.double import double
+
+
+@pytest.mark.parametrize("given, expected", load_json_testcases("double"))
+def test_double(given, expected):
+    if not pytest.run_slow and given == 3:
+        pytest.skip("slow")
+    assert double(given) == expected
+"""
+LAST = "def last(node):\n    while node.successor{}:\n        node = node.successor\n    return node\n"
+LAST_TEST = """import pytest
+from node import Node
+
+if pytest.use_correct:
+    from correct_python_programs.last import last
+else:
+    from python_programs.last import last
+
+
+def test_last():
+    end = Node()
+    assert last(Node(end)) is end
+"""
+NODE = "class Node:\n    def __init__(self, successor=None):\n        self.successor = successor\n"
+LOADER = """import json
+from pathlib import Path
+
+
+def load_json_testcases(name):
+    with open(Path(__file__).parent / ".." / "json_testcases" / f"{name}.json") as lines:
+        return [json.loads(line) for line in lines]
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """Two tasks of our own in QuixBugs' layout: one with data, one with nodes that never ends."""
+    files = {
+        "conftest.py": "raise SystemExit('the checkout has its own')\n",
+        "python_programs/double.py": DOUBLE.format(3),
+        "python_programs/last.py": LAST.format(" or True"),
+        "python_programs/last_test.py": "",
+        "python_programs/node.py": NODE,
+        "correct_python_programs/double.py": DOUBLE.format(2),
+        "correct_python_programs/last.py": LAST.format(""),
+        "correct_python_programs/node.py": NODE,
+        "python_testcases/test_double.py": DOUBLE_TEST,
+        "python_testcases/test_last.py": LAST_TEST,
+        "python_testcases/node.py": NODE,
+        "python_testcases/load_testdata.py": LOADER,
+        "json_testcases/double.json": "[2, 4]\n[3, 6]\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def check(suite: Suite, jobs: int = 2) -> Validation:
+    return asyncio.run(validate(suite, probe(unsafe_local=True), jobs))
+
+
+def test_quixbugs_holds_one_task_and_no_answer(checkout):
+    suite = load_suite(f"quixbugs={checkout}")
+    double, last = suite.tasks
+    assert set(double.files) == {
+        "python_programs/double.py",
+        "python_testcases/test_double.py",
+        "python_testcases/load_testdata.py",
+        "json_testcases/double.json",
+    }
+    assert set(last.files) == {"python_programs/last.py", "python_testcases/test_last.py", "python_testcases/node.py"}
+    assert double.files["python_programs/double.py"].endswith("Twice a number.\n'''\n")
+    assert double.goal == "Fix the bug in python_programs/double.py so that its tests pass."
+    assert set(double.files) - set(double.pristine) == {"python_programs/double.py"}
+    assert (double.id, double.split_group, double.fix) == (
+        "double",
+        "double",
+        {"python_programs/double.py": DOUBLE.format(2)},
+    )
+
+
+def test_quixbugs_validates(checkout):
+    assert check(quixbugs_suite(checkout)) == Validation(2, 2, 2, [])
+
+
+def test_quixbugs_refuses_another_folder(tmp_path):
+    with pytest.raises(UserError, match=r"no QuixBugs checkout.*git clone"):
+        load_suite(f"quixbugs={tmp_path}")
+
+
+@pytest.mark.slow
+def test_real_quixbugs():
+    path = os.environ.get("REPO_AGENT_QUIXBUGS")
+    if not path:
+        pytest.skip("REPO_AGENT_QUIXBUGS names no checkout")
+    assert check(load_suite(f"quixbugs={path}")) == Validation(40, 40, 40, [])
+
+
+def test_validate_names_what_is_odd():
+    test = "from m import f\n\n\ndef test_f():\n    assert f() == 1\n"
+    good, bad = "def f():\n    return 1\n", "def f():\n    return 2\n"
+
+    def task(name: str, program: str, fix: str | None, tests: str = test) -> Task:
+        files = {"m.py": program, "test_m.py": tests}
+        return Task(name, "", files, ("test_m.py",), fix=None if fix is None else {"m.py": fix})
+
+    seen: list[tuple[int, int]] = []
+    tasks = (task("a", good, bad), task("b", bad, None, "x = 1\n"), task("c", bad, good))
+    suite = Suite("odd", tasks)
+    found = asyncio.run(validate(suite, probe(unsafe_local=True), 2, lambda done, of: seen.append((done, of))))
+    assert seen == [(number, 5) for number in range(1, 6)]
+    assert found.odd == [
+        {"task": "a", "what": "untouched: 1 passed"},
+        {"task": "a", "what": "with its fix: 1 failed\ntest_m.py::test_f: AssertionError: assert 2 == 1"},
+        {"task": "b", "what": "untouched: no tests"},
+        {"task": "b", "what": "no fix is known"},
+    ]
+    assert (found.tasks, found.fix_passes, found.untouched_fails) == (3, 1, 1)
+
+
+def test_job_puts_back_tests_data_and_configuration():
+    files = {"a.py": "", "conftest.py": "c", "tests/test_a.py": "t", "tests/data.json": "d", "pyproject.toml": "p"}
+    task = Task("a", "", files, ("tests/test_a.py",), pristine=("tests/data.json",), hidden={"h.py": "h"})
+    job = test_job(task)
+    assert dict(job.pristine) == {name: text for name, text in files.items() if name != "a.py"}
+    assert (job.tests, dict(job.hidden), job.test_seconds) == (("tests/test_a.py",), {"h.py": "h"}, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("nope", r"unknown suite 'nope'.*micro\[=SEED\], bundled, quixbugs=PATH"),
+        ("micro=x", "'x' is no seed"),
+        ("bundled=x", "takes no value"),
+        ("quixbugs", "no path.*checkout"),
+    ],
+)
+def test_a_wrong_spec_teaches(spec, message):
+    with pytest.raises(UserError, match=message):
+        load_suite(spec)
+
+
+def test_every_suite_is_listed():
+    assert [name for name, _ in list_suites()] == ["micro[=SEED]", "bundled", "quixbugs=PATH"]
+    assert load_suite("micro=1").hash != load_suite("micro").hash == load_suite("micro=0").hash
+
+
+def bundle(folder: Path, toml: str, **texts: str) -> Path:
+    """A task folder named `one`; `repo__a` in a name is `repo/a.py`."""
+    (folder / "one").mkdir()
+    (folder / "one" / "task.toml").write_text(toml)
+    for name, text in texts.items():
+        path = folder / "one" / f"{name.replace('__', '/')}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+def test_bundled_reads_a_folder(tmp_path):
+    toml = 'goal = "G"\ntests = ["t/test_a.py"]\npristine = ["t/*"]\ngroup = "g"\ntest_seconds = 1\n'
+    texts = {"repo__a": "bug", "repo__t__test_a": "test", "repo__t__data": "data", "fix__a": "fixed"}
+    bundle(tmp_path, toml, **texts)
+    cache = tmp_path / "one" / "repo" / "__pycache__"
+    cache.mkdir()
+    (cache / "a.cpython-311.pyc").write_bytes(b"\xff")
+    (task,) = bundled_suite(tmp_path).tasks
+    assert task == Task(
+        id="one",
+        goal="G",
+        files={"a.py": "bug", "t/data.py": "data", "t/test_a.py": "test"},
+        tests=("t/test_a.py",),
+        pristine=("t/data.py", "t/test_a.py"),
+        fix={"a.py": "fixed"},
+        group="g",
+        test_seconds=1.0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("toml", "message"),
+    [
+        ('goal = "G"\n', "keys missing: tests"),
+        ('goal = "G"\ntests = ["test_a.py"]\nseconds = 1\n', "unknown keys: seconds"),
+        ('goal = "G"\ntests = ["test_b.py"]\n', "not in repo/: test_b.py"),
+        ('goal = "G"\ntests = ["test_a.py"]\n', "fix/ changes files that are put back.*test_a.py"),
+        ("goal", "not TOML"),
+    ],
+)
+def test_bundled_refuses_a_task_that_does_not_hold_together(tmp_path, toml, message):
+    with pytest.raises(UserError, match=message):
+        bundled_suite(bundle(tmp_path, toml, repo__test_a="", fix__test_a=""))
+
+
+def test_bundled_suite_is_sound():
+    """What `suite validate bundled` checks in full, on two tasks."""
+    suite = load_suite("bundled")
+    assert len(suite.tasks) >= 20
+    assert check(Suite("sample", suite.tasks[::12])) == Validation(2, 2, 2, [])
+
+
+@pytest.mark.slow
+def test_the_whole_bundled_suite_is_sound():
+    suite = load_suite("bundled")
+    assert check(suite) == Validation(len(suite.tasks), len(suite.tasks), len(suite.tasks), [])

@@ -1,0 +1,164 @@
+"""The registry's strict check, the four tools, contained paths, and another agent's schemas."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from repo_agent.errors import InfraError, UserError
+from repo_agent.messages import ToolCall
+from repo_agent.tools.files import default_registry
+from repo_agent.tools.registry import Registry, ToolResult, cut
+from repo_agent.tools.verdict import executed
+
+REGISTRY = default_registry()
+
+
+def run(root: Path, name: str, **args: Any) -> ToolResult:
+    call = ToolCall(name, args)
+    assert REGISTRY.check(call) is None
+    return REGISTRY.execute(call, root, 4000)
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Path:
+    root = tmp_path / "repo"
+    (root / "src").mkdir(parents=True)
+    (root / "src" / "a.py").write_text("def one():\n    return 1\n")
+    (root / "b.py").write_text("x = 2\n")
+    (root / "__pycache__").mkdir()
+    (root / "__pycache__" / "b.pyc").write_bytes(b"\0")
+    (tmp_path / "secret.txt").write_text("secret")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "expected"),
+    [
+        ("read_file", {"rel_path": "b.py", "max_chars": 20}, None),
+        ("open", {}, "unknown_tool"),
+        ("run_tests", {}, "unknown_tool"),
+        ("list_files", {"rel_path": "."}, "missing_arg"),
+        ("read_file", {"rel_path": "b.py"}, "missing_arg"),
+        ("read_file", {"rel_path": "b.py", "max_chars": 20, "thought": "x"}, "unexpected_arg"),
+        ("read_file", {"rel_path": "b.py", "max_chars": "20"}, "wrong_type"),
+        ("read_file", {"rel_path": "b.py", "max_chars": True}, "wrong_type"),
+        ("read_file", {"rel_path": "b.py", "max_chars": 20.0}, "wrong_type"),
+        ("read_file", {"rel_path": None, "max_chars": 20}, "wrong_type"),
+        ("read_file", {"rel_path": "../b.py", "max_chars": 20}, "bad_value"),
+        ("read_file", {"rel_path": "/etc/passwd", "max_chars": 20}, "bad_value"),
+        ("read_file", {"rel_path": "b.py", "max_chars": 0}, "bad_value"),
+        ("grep", {"pattern": "(", "rel_dir": ".", "max_hits": 5}, "bad_value"),
+        ("grep", {"pattern": "x", "rel_dir": ".", "max_hits": 10**9}, None),
+        ("write_file", {"rel_path": "n.py", "content": 3}, "wrong_type"),
+    ],
+)
+def test_the_first_fault_of_a_call(name: str, args: dict[str, Any], expected: str | None) -> None:
+    fault = REGISTRY.check(ToolCall(name, args))
+    assert (fault and fault.turn_class) == expected
+
+
+def test_a_missing_argument_is_named() -> None:
+    fault = REGISTRY.check(ToolCall("grep", {"pattern": "x"}))
+    assert fault and fault.message == "grep needs rel_dir, max_hits"
+
+
+def test_the_tools_work(repo: Path) -> None:
+    assert run(repo, "list_files", rel_dir=".", max_files=9).output == "b.py\nsrc/a.py"
+    assert run(repo, "list_files", rel_dir=".", max_files=1).output == "b.py\n[... 1 more files]"
+    assert run(repo, "read_file", rel_path="src/a.py", max_chars=900).output == "def one():\n    return 1\n"
+    assert run(repo, "grep", pattern=r"def \w+", rel_dir="src", max_hits=5).output == "src/a.py:1:def one():"
+    assert run(repo, "grep", pattern="nothing", rel_dir=".", max_hits=5) == ToolResult(True, "[no hits]")
+    assert run(repo, "write_file", rel_path="new/deep/c.py", content="a\r\nb").ok
+    assert (repo / "new/deep/c.py").read_bytes() == b"a\r\nb"
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "code"),
+    [
+        ("read_file", {"rel_path": "a.py", "max_chars": 9}, "not_found"),
+        ("read_file", {"rel_path": "src", "max_chars": 9}, "is_a_directory"),
+        ("list_files", {"rel_dir": "b.py", "max_files": 9}, "not_a_directory"),
+        ("list_files", {"rel_dir": "lib", "max_files": 9}, "not_found"),
+        ("write_file", {"rel_path": "src", "content": ""}, "is_a_directory"),
+        ("write_file", {"rel_path": "b.py/c.py", "content": ""}, "not_writable"),
+        ("write_file", {"rel_path": "s.py", "content": "\ud83d"}, "not_writable"),
+        ("read_file", {"rel_path": "x" * 400, "max_chars": 9}, "bad_path"),
+    ],
+)
+def test_a_tool_refuses_with_a_code(repo: Path, name: str, args: dict[str, Any], code: str) -> None:
+    result = run(repo, name, **args)
+    assert (result.ok, result.code, executed(result)) == (False, code, "exec_error")
+
+
+@pytest.mark.parametrize("link", ["folder", "file"])
+def test_no_way_out_through_a_link(repo: Path, link: str) -> None:
+    target = repo.parent if link == "folder" else repo.parent / "secret.txt"
+    os.symlink(target, repo / "out")
+    path = "out/secret.txt" if link == "folder" else "out"
+    read = run(repo, "read_file", rel_path=path, max_chars=99)
+    write = run(repo, "write_file", rel_path=path, content="changed")
+    assert [read.code, write.code, executed(read)] == ["path_escape", "path_escape", "bad_value"]
+    assert (repo.parent / "secret.txt").read_text() == "secret"
+    assert "secret" not in run(repo, "grep", pattern="secret", rel_dir=".", max_hits=9).output
+    assert "secret.txt" not in run(repo, "list_files", rel_dir=".", max_files=99).output
+
+
+def test_a_hostile_pattern_ends_and_stops_nobody_else(repo: Path) -> None:
+    (repo / "long.txt").write_text("a" * 60_000 + "b\n")
+    ticks: list[float] = []
+    done = threading.Event()
+
+    def tick() -> None:
+        while not done.is_set():
+            ticks.append(time.monotonic())
+            time.sleep(0.01)
+
+    watch = threading.Thread(target=tick)
+    watch.start()
+    result = run(repo, "grep", pattern="(a+)+(a+)+(a+)+c", rel_dir=".", max_hits=5)
+    done.set()
+    watch.join()
+    assert result.code == "timeout"
+    assert max(b - a for a, b in itertools.pairwise(ticks)) < 1.0
+
+
+def test_output_is_cut_once_with_head_tail_and_a_mark(repo: Path) -> None:
+    (repo / "long.txt").write_text("H" + "x" * 9000 + "T")
+    result = REGISTRY.execute(ToolCall("read_file", {"rel_path": "long.txt", "max_chars": 20_000}), repo, 300)
+    assert result.output.startswith("Hxx") and result.output.endswith("xxT")
+    assert result.cut == 9002 - 300 and f"[... {result.cut} characters cut ...]" in result.output
+    assert cut("short", 5) == ("short", 0)
+
+
+def test_another_agents_schemas_are_checked_but_not_run(tmp_path: Path) -> None:
+    parameters = {
+        "type": "object",
+        "properties": {"id": {"type": "integer"}, "mode": {"type": "string", "enum": ["a", "b"]}},
+        "required": ["id"],
+    }
+    path = tmp_path / "tools.json"
+    path.write_text(json.dumps([{"type": "function", "function": {"name": "fetch", "parameters": parameters}}]))
+    registry = Registry.load(path)
+    classes = [
+        (fault := registry.check(ToolCall("fetch", args))) and fault.turn_class
+        for args in ({"id": 1}, {"id": 1, "mode": "b"}, {"mode": "a"}, {"id": 1, "x": 2}, {"id": "1"}, {"id": 1, "mode": "c"})
+    ]  # fmt: skip
+    assert classes == [None, None, "missing_arg", "unexpected_arg", "wrong_type", "bad_value"]
+    with pytest.raises(InfraError, match="no function"):
+        registry.execute(ToolCall("fetch", {"id": 1}), tmp_path, 100)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '[{"name": "x"}]', '[{"name": "x", "parameters": {"type": "nonsense"}}]'])
+def test_a_file_that_holds_no_schemas_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "tools.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"tools\.json"):
+        Registry.load(path)

@@ -1,0 +1,308 @@
+"""Run directories and trace reading: claims between processes, crashes, damaged files, both shapes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from repo_agent.errors import UserError
+from repo_agent.messages import Message, ToolCall
+from repo_agent.protocols import protocol_named
+from repo_agent.traces.events import DriverNote
+from repo_agent.traces.read import find_traces, read_trace, read_traces
+from repo_agent.traces.store import RunDir, folder_name
+
+FIXTURES = Path(__file__).parent / "fixtures" / "older"
+RECORD = {"arm": "base", "tasks": ["a", "b"], "train": ["a", "b"], "held_out": ["c"], "versions": {"torch": "1"}}
+JSON = protocol_named("json")
+LIST = JSON.render_call(ToolCall("list_files", {"rel_dir": ".", "max_files": 9}))
+READ = JSON.render_call(ToolCall("read_file", {"rel_path": "src/app.py", "max_chars": 900}))
+MISSING = JSON.render_call(ToolCall("read_file", {"rel_path": "src/none.py", "max_chars": 900}))
+WRITE = JSON.render_call(ToolCall("write_file", {"rel_path": "src/app.py", "content": "total = sum\n"}))
+FINAL = JSON.render_final("done")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    return RunDir.open(tmp_path / "runs" / "base", RECORD)
+
+
+@pytest.fixture
+def trace(run: RunDir, play) -> Path:
+    play(run, "a", [LIST, MISSING, "no object", WRITE, FINAL])
+    return run.traces()[0]
+
+
+def lines_of(path: Path) -> list[str]:
+    return path.read_text().splitlines(keepends=True)
+
+
+# --- the run directory
+
+
+def test_open_goes_on_with_the_same_record_and_names_what_differs(run: RunDir) -> None:
+    assert RunDir.open(run.path, {**RECORD, "versions": {"torch": "2"}, "isolation": "none"}).record == RECORD
+    with pytest.raises(UserError, match="differing: arm, seed"):
+        RunDir.open(run.path, {**RECORD, "arm": "tuned", "seed": 1})
+    assert run.record == RECORD
+
+
+def test_open_refuses_a_folder_that_holds_something_else(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="no run directory"):
+        RunDir.open(tmp_path, RECORD)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("text", [None, '{"arm": "ba', "[]"])
+def test_a_missing_or_torn_record_is_a_user_error(run: RunDir, text: str | None) -> None:
+    (run.path / "run.json").unlink()
+    if text is not None:
+        (run.path / "run.json").write_text(text)
+    with pytest.raises(UserError, match=r"run\.json"):
+        _ = run.record
+
+
+def test_a_rollout_is_owed_until_its_trace_is_whole(run: RunDir) -> None:
+    wanted = [("b", 0), ("a", 0), ("a", 1)]
+    writer = run.claim("a", 0)
+    assert writer and run.claim("a", 0) is None
+    writer.emit(DriverNote(note="under way"))
+    assert run.owed(wanted) == wanted and run.traces() == []
+    writer.commit()
+    assert run.owed(wanted) == [("b", 0), ("a", 1)] and run.claim("a", 0) is None
+    assert [path.name for path in run.traces()[0].parent.iterdir()] == ["0.jsonl"]
+
+
+def test_our_own_errors_are_kept_apart_and_owed_again(run: RunDir) -> None:
+    for attempt in range(2):
+        writer = run.claim("a", 3)
+        assert writer
+        writer.emit(DriverNote(note=f"attempt {attempt}"))
+        assert writer.fail() == run.path / "errors" / "a" / f"3-{attempt}.jsonl"
+    assert run.owed([("a", 3)]) == [("a", 3)] and run.traces() == [] and run.rows() == []
+
+
+def test_traces_come_by_task_then_by_number(run: RunDir, play) -> None:
+    for task, k in [("b", 0), ("a", 10), ("a", 9)]:
+        play(run, task, [LIST, FINAL], k)
+    assert [f"{path.parent.name}{path.stem}" for path in run.traces()] == ["a9", "a10", "b0"]
+    assert [(row["task"], row["rollout"]) for row in run.rows()] == [("a", 9), ("a", 10), ("b", 0)]
+
+
+def test_the_index_says_what_the_trace_says(run: RunDir, trace: Path) -> None:
+    assert run.rows() == [
+        {
+            "task": "a",
+            "rollout": 0,
+            "trace": "traces/a/0.jsonl",
+            "ended": "final",
+            "passed": True,
+            "steps": 5,
+            "calls": 3,
+            "classes": {"ok": 2, "exec_error": 1, "no_call": 1, "final": 1},
+            "lenient_ok": 3,
+            "raw_unknown": 0,
+            "prompt_tokens": 0,
+            "completion_tokens": 0,
+            "seconds": 0.5,
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    "index", ["", '{"trace": "traces/a/0.jsonl"', '{"trace": "traces/gone/0.jsonl"}\n', "[]\n[]\n"]
+)
+def test_an_index_out_of_step_is_rebuilt(run: RunDir, trace: Path, index: str) -> None:
+    rows = run.rows()
+    (run.path / "results.jsonl").write_text(index)
+    assert run.rows() == rows
+    assert [json.loads(line) for line in lines_of(run.path / "results.jsonl")] == rows
+
+
+def test_a_whole_trace_without_an_end_never_reaches_the_index(run: RunDir, trace: Path) -> None:
+    trace.write_text("".join(lines_of(trace)[:-1]))
+    with pytest.raises(UserError, match="run_end"):
+        run.write_index()
+
+
+@settings(max_examples=50, deadline=None)
+@example("x" * 300, "x" * 299 + "y")
+@example(".", "%2E")
+@given(st.text(max_size=20), st.text(max_size=20))
+def test_folder_names_are_safe_and_tell_tasks_apart(one: str, other: str) -> None:
+    name = folder_name(one)
+    assert name not in ("", ".", "..") and "/" not in name and "\0" not in name and len(name.encode()) < 256
+    assert (name == folder_name(other)) == (one == other)
+
+
+# --- several processes
+
+
+WORKER = """
+import sys
+from pathlib import Path
+from repo_agent.traces.events import DriverNote
+from repo_agent.traces.store import RunDir
+run, mode = RunDir(Path(sys.argv[1])), sys.argv[2]
+if mode == "hang":
+    writer = run.claim("a", 0)
+    writer.emit(DriverNote(note="before the kill"))
+    print("claimed", flush=True)
+    sys.stdin.read()
+for k in range(40):
+    writer = run.claim("race", k)
+    if writer:
+        writer.emit(DriverNote(note=mode))
+        writer.commit()
+        print(k)
+"""
+
+
+def worker(run: RunDir, mode: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", WORKER, str(run.path), mode]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_killed_process_leaves_its_rollout_owed(run: RunDir) -> None:
+    with worker(run, "hang") as process:
+        assert process.stdout and process.stdout.readline() == "claimed\n"
+        assert run.claim("a", 0) is None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    part = run.path / "traces" / "a" / "0.jsonl.part"
+    assert "before the kill" in part.read_text() and run.owed([("a", 0)])
+    writer = run.claim("a", 0)
+    assert writer and part.read_text() == ""
+    writer.commit()
+    assert not run.owed([("a", 0)])
+
+
+def test_two_processes_never_both_write_a_rollout(run: RunDir) -> None:
+    workers = [worker(run, name) for name in ("one", "two")]
+    got = [{int(line) for line in process.communicate()[0].split()} for process in workers]
+    assert not got[0] & got[1]
+    assert not run.owed([("race", k) for k in sorted(got[0] | got[1])])
+    assert all(len(lines_of(path)) == 1 for path in run.traces())
+    for k in range(40):
+        if writer := run.claim("race", k):
+            writer.commit()
+    assert not run.owed([("race", k) for k in range(40)])
+
+
+# --- reading our own shape
+
+
+def test_contexts_are_the_messages_that_the_model_was_sent(run: RunDir, play) -> None:
+    model = play(run, "a", [LIST, MISSING, "no object", READ, WRITE, FINAL])
+    trace = read_trace(run.traces()[0])
+    assert [turn.context for turn in trace.turns] == model.heard
+    assert [turn.turn_class for turn in trace.turns] == ["ok", "exec_error", "no_call", "ok", "ok", "final"]
+    assert [turn.ok for turn in trace.turns] == [True, False, None, True, True, None]
+    assert trace.turns[1].code == "not_found" and trace.turns[5].final == {"type": "final", "summary": "done"}
+    assert trace.whole and trace.passed and trace.ended == "final" and not trace.problems
+
+
+def test_a_torn_last_line_is_dropped_and_listed(trace: Path) -> None:
+    lines = lines_of(trace)
+    trace.write_text("".join(lines[:-1]) + lines[-1][:20])
+    read = read_trace(trace)
+    assert len(read.turns) == 5 and not read.whole and read.passed is None
+    assert [problem.split(": ")[0] for problem in read.problems] == [
+        f"{trace}:{len(lines)}",
+        f"{trace}:{len(lines) - 1}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ('{"v":1,"kind":"llm_req\n', "not a JSON object"),
+        ('{"v":1,"ts":1.0,"kind":"telepathy"}\n', "'telepathy'"),
+        ('{"v":2,"ts":1.0,"kind":"driver_note","note":""}\n', "'driver_note'"),
+    ],
+)
+def test_a_foreign_line_in_the_middle_stops_with_its_place(trace: Path, line: str, what: str) -> None:
+    lines = lines_of(trace)
+    trace.write_text("".join([*lines[:3], line, *lines[3:]]))
+    with pytest.raises(UserError, match=what) as caught:
+        read_trace(trace)
+    assert caught.value.where == f"{trace}:4" and caught.value.remedy
+
+
+@pytest.mark.parametrize("kind", ["run_start", "llm_request", "llm_action"])
+def test_a_missing_line_stops_with_its_place(trace: Path, kind: str) -> None:
+    lines = lines_of(trace)
+    gone = next(index for index, line in enumerate(lines) if json.loads(line)["kind"] == kind)
+    trace.write_text("".join(lines[:gone] + lines[gone + 1 :]))
+    with pytest.raises(UserError, match="missing"):
+        read_trace(trace)
+
+
+def test_a_file_without_a_run_is_listed_and_the_rest_is_read(run: RunDir, trace: Path) -> None:
+    empty = trace.with_name("1.jsonl")
+    empty.touch()
+    torn = trace.with_name("2.jsonl")
+    torn.write_text('{"v":1,"ki')
+    traces, problems = read_traces([run.path])
+    assert [read.path for read in traces] == [trace]
+    assert [problem.split(": ")[0] for problem in problems] == [str(empty), str(torn)]
+    with pytest.raises(UserError, match="no run"):
+        read_trace(empty)
+
+
+def test_only_whole_traces_of_a_run_directory_are_found(run: RunDir, trace: Path) -> None:
+    writer = run.claim("b", 0)
+    assert writer
+    failed = writer.fail()
+    run.rows()
+    (trace.parent / "7.jsonl.part").touch()
+    assert find_traces([run.path]) == find_traces([run.path.parent]) == find_traces([trace, run.path]) == [trace]
+    assert find_traces([failed]) == [failed]
+    with pytest.raises(UserError, match="not there"):
+        find_traces([run.path / "nowhere"])
+
+
+# --- the older shape
+
+
+def test_the_older_json_shape_reads() -> None:
+    trace = read_trace(FIXTURES / "json" / "fix_mean.jsonl")
+    assert (trace.task, trace.protocol, trace.shape) == ("fix_mean", "json", "older")
+    assert (trace.passed, trace.ended, trace.whole) == (False, "parse_error", True)
+    assert [turn.text is None for turn in trace.turns] == [True] * 5 + [False]
+    note = Message("system", "DRIVER NOTE:\n- look at the signature")
+    assert [note in turn.context for turn in trace.turns] == [False, False, True, True, True, True]
+
+
+def test_the_older_native_shape_reads() -> None:
+    trace = read_trace(FIXTURES / "native" / "fix_mean.jsonl")
+    assert (trace.protocol, trace.passed, len(trace.turns)) == ("native", True, 6)
+    for turn, after in zip(trace.turns, trace.turns[1:], strict=False):
+        assert turn.reply.tool_calls == (turn.call,)
+        assert after.context[: len(turn.context) + 1] == (*turn.context, turn.reply)
+    assert trace.turns[1].ok is False and trace.turns[4].ok is True
+
+
+def test_an_unknown_older_event_stops_with_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "odd.jsonl"
+    shutil.copy(FIXTURES / "json" / "fix_mean.jsonl", path)
+    path.write_text(path.read_text() + '{"ts":1,"kind":"dream","payload":{}}\n')
+    with pytest.raises(UserError, match="dream"):
+        read_trace(path)
+
+
+def test_a_damaged_older_trace_keeps_its_turns(tmp_path: Path) -> None:
+    path = tmp_path / "cut.jsonl"
+    lines = lines_of(FIXTURES / "native" / "fix_mean.jsonl")
+    path.write_text("".join(lines[:-1]) + lines[-1][:40])
+    trace = read_trace(path)
+    assert len(trace.turns) == 6 and trace.passed is None and not trace.whole and len(trace.problems) == 2
