@@ -70,7 +70,9 @@ def lora_model(base: str) -> Any:
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     gpu = torch.cuda.is_available()
     model = AutoModelForCausalLM.from_pretrained(locate(base), dtype=torch.bfloat16 if gpu else torch.float32)
     if not gpu:
@@ -87,7 +89,7 @@ def main() -> None:
     options = parser.parse_args()
     renderer, model = Renderer(load_tokenizer(options.base)), lora_model(options.base)
     print(
-        f"{'turns':>5} {'tokens: steps':>13} {'merged':>8} {'ratio':>6} {'seconds: steps':>14} {'merged':>8} {'ratio':>6}"
+        f"{'turns':>5} {'step tokens':>13} {'merged':>8} {'ratio':>6} {'step seconds':>14} {'merged':>8} {'ratio':>6}"
     )
     for turns in options.turns:
         steps, merged = rows_of(renderer, options.trajectories, turns)

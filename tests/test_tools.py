@@ -147,10 +147,9 @@ def test_another_agents_schemas_are_checked_but_not_run(tmp_path: Path) -> None:
     path = tmp_path / "tools.json"
     path.write_text(json.dumps([{"type": "function", "function": {"name": "fetch", "parameters": parameters}}]))
     registry = Registry.load(path)
-    classes = [
-        (fault := registry.check(ToolCall("fetch", args))) and fault.turn_class
-        for args in ({"id": 1}, {"id": 1, "mode": "b"}, {"mode": "a"}, {"id": 1, "x": 2}, {"id": "1"}, {"id": 1, "mode": "c"})
-    ]  # fmt: skip
+    calls = [{"id": 1}, {"id": 1, "mode": "b"}, {"mode": "a"}, {"id": 1, "x": 2}, {"id": "1"}, {"id": 1, "mode": "c"}]
+    faults = [registry.check(ToolCall("fetch", args)) for args in calls]
+    classes = [fault and fault.turn_class for fault in faults]
     assert classes == [None, None, "missing_arg", "unexpected_arg", "wrong_type", "bad_value"]
     with pytest.raises(InfraError, match="no function"):
         registry.execute(ToolCall("fetch", {"id": 1}), tmp_path, 100)

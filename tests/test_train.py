@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,17 @@ def write_dataset(folder: Path, base: Path, steps: list[Step]) -> Path:
     record = {"contract": CONTRACT.hash, "protocol": CONTRACT.protocol, "tools": CONTRACT.tools}
     (folder / "dataset.json").write_text(json.dumps(record))
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Several threads on tiny matrices only wait for each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -75,23 +75,25 @@ PROSE = ("I will do this now.", "Next step:", "Let me look.", "Sure!")
 def _look(task: Task, rng: random.Random) -> tuple[list[ToolCall], set[str]]:
     """The opening calls, and the paths that the model has been told or shown after them."""
     told = {path for path in task.files if path in task.goal}
-    knows_target = set(task.fix or {}) & set(task.files) <= told
-    functions = _functions(task)
+    targets = set(task.fix or {}) & set(task.files)
+    functions = _functions(task, targets - told or targets)
     ways = ["list", "list", "list+grep"] if functions else ["list"]
     ways += ["grep"] if functions else []
-    ways += ["nothing"] if knows_target else []
+    ways += ["nothing"] if targets <= told else []
     way = rng.choice(ways)
     calls = []
     if "list" in way:
-        calls.append(_list(told, rng))
+        calls.append(_list(told, targets - told, rng))
     if "grep" in way:
         calls.append(_grep(rng.choice(functions), rng))
     listed = {path for path in task.files if "list" in way and _under(path, calls[0].args["rel_dir"])}
     return calls, told | listed
 
 
-def _list(told: set[str], rng: random.Random) -> ToolCall:
+def _list(told: set[str], sought: set[str], rng: random.Random) -> ToolCall:
+    """List the root, or a folder that the goal names and that holds all that is sought."""
     folders = sorted({str(PurePosixPath(path).parent) for path in told} - {"."})
+    folders = [folder for folder in folders if all(_under(path, folder) for path in sought)]
     rel_dir = rng.choice([".", ".", *folders])
     return ToolCall("list_files", {"rel_dir": rel_dir, "max_files": rng.choice((20, 50, 100))})
 
@@ -110,9 +112,8 @@ def _under(path: str, rel_dir: Any) -> bool:
     return rel_dir == "." or path.startswith(f"{rel_dir}/")
 
 
-def _functions(task: Task) -> list[str]:
-    """Functions of the files to fix whose names the goal tells."""
-    defined = {
-        name for path in task.fix or {} for name in re.findall(r"^def (\w+)", task.files.get(path, ""), re.MULTILINE)
-    }
-    return sorted(name for name in defined if re.search(rf"\b{re.escape(name)}\b", task.goal))
+def _functions(task: Task, files: set[str]) -> list[str]:
+    """Functions that the goal names and that every one of `files` defines: a grep for one shows them all."""
+    defined = [set(re.findall(r"^def (\w+)", task.files[path], re.MULTILINE)) for path in files]
+    common = set.intersection(*defined) if defined else set()
+    return sorted(name for name in common if re.search(rf"\b{re.escape(name)}\b", task.goal))

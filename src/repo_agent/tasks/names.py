@@ -1,7 +1,7 @@
 """Names of many kinds for generated programs: syllables, words, compounds, random letters.
 
-Names fall into two pools by their SHA-256: one in eight is kept for the suites, the rest may be seen by the tiny base
-model in its pre-training. No name of a suite therefore occurs in pre-training.
+Names fall into two pools: those kept for the suites, and those that the tiny base model may see in its pre-training.
+Words have a list for each pool; made-up names fall by their SHA-256, one in eight to the suites.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import random
 import sys
 
 SUITE_SHARE = 8
-"""One name in so many belongs to the suites' pool."""
+"""One made-up name in so many belongs to the suites' pool."""
 
 _ONSETS = "b br c ch cl d dr f fl g gl gr h j k kr l m n p pl pr qu r s sk sl sp st t th tr v w y z".split()
 _VOWELS = "a e i o u ai ea ee io oa ou".split()
@@ -34,6 +34,20 @@ spider spinach spiral spruce squirrel stable statue storm sugar summit sunset sw
 timber tomato topaz tower trumpet tulip tunnel turtle valley vanilla velvet village violet violin walnut water weasel
 whistle willow window winter wizard yellow zebra zephyr
 """.split()
+_SUITE_WORDS = """
+abacus agate almond alpine amulet antler apron arbor armor ashen atlas attic auburn badger balcony ballad
+banjo banner barrel basket bazaar beaver bonfire bonnet breaker brisket burrow buzzard cabbage calico caravan
+cardinal cashew cavern celery chariot chestnut chisel cicada cinnamon clarinet cloak cobweb cocoon condor
+copse cougar cowbell cranberry cutlass dahlia dewdrop dinghy dogwood domino doorway driftwood dulcimer easel
+elm ermine fable fathom ferret filbert flagon flint foxglove freckle frigate furrow gable galleon gazelle
+gherkin gondola gosling gourd grotto gypsum hamlet hatchet hemlock hickory hillock hoarfrost icicle inkwell
+jackal jasper jetty keystone kiln kingfisher knapsack lagoonal larch lattice lavender leopard lichen limpet
+lodge lynx mallard mallet marigold marlin marmot mistral mongoose moraine mulberry nectar nomad nugget oatmeal
+obelisk ocelot oregano osprey paprika parsnip pavilion pelican pewter pinecone piston plateau plover pomelo
+porcupine quiver raccoon rampart reindeer rhubarb ripple rosemary sapling scabbard schooner seagull sextant
+shamrock sickle skylark sorrel spindle starling sundial swordfish tangerine tapestry teapot thicket toucan
+trellis tundra turnip umbrella urchin vineyard walrus warbler waterfall wicker wolverine woodland yarrow
+""".split()
 _TAKEN = (
     frozenset(keyword.kwlist)
     | frozenset(sys.stdlib_module_names)
@@ -44,6 +58,9 @@ _TAKEN = (
 
 def in_suite_pool(name: str) -> bool:
     """Whether a name is kept for suites, and so unseen in pre-training."""
+    first = name.split("_")[0]
+    if first in _WORDS or first in _SUITE_WORDS:
+        return first in _SUITE_WORDS
     return hashlib.sha256(name.encode()).digest()[0] % SUITE_SHARE == 0
 
 
@@ -52,33 +69,34 @@ class NamePool:
 
     def __init__(self, rng: random.Random, *, suite: bool) -> None:
         self._rng, self._suite = rng, suite
+        self._words = _SUITE_WORDS if suite else _WORDS
         self._used: set[str] = set()
 
     def draw(self) -> str:
         """A new lower-case identifier that is no keyword, builtin or standard module."""
         while True:
-            name = self._rng.choice(_KINDS)(self._rng)
+            name = self._rng.choice(_KINDS)(self._rng, self._words)
             fresh = name not in self._used and name not in _TAKEN
             if fresh and in_suite_pool(name) == self._suite:
                 self._used.add(name)
                 return name
 
 
-def _syllables(rng: random.Random) -> str:
+def _syllables(rng: random.Random, _words: list[str]) -> str:
     parts = [rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS) for _ in range(rng.randint(2, 3))]
     return "".join(parts)
 
 
-def _compound(rng: random.Random) -> str:
-    return f"{rng.choice(_WORDS)}_{rng.choice(_WORDS)}"
+def _compound(rng: random.Random, words: list[str]) -> str:
+    return f"{rng.choice(words)}_{rng.choice(words)}"
 
 
-def _letters(rng: random.Random) -> str:
+def _letters(rng: random.Random, _words: list[str]) -> str:
     return "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(4, 8)))
 
 
-def _word(rng: random.Random) -> str:
-    return rng.choice(_WORDS)
+def _word(rng: random.Random, words: list[str]) -> str:
+    return rng.choice(words)
 
 
 _KINDS = (_syllables, _syllables, _word, _compound, _letters)

@@ -21,7 +21,7 @@ def resolve(root: Path, rel: str) -> Path:
         target = (base / rel).resolve()
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             target.stat()
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise ToolError("bad_path", f"cannot use the path {rel[:80]}") from error
     if target != base and base not in target.parents:
         raise ToolError("path_escape", f"{rel} leaves the workspace")
