@@ -91,7 +91,7 @@ def test_every_prompt_is_a_prefix_of_the_next_and_events_carry_only_what_is_new(
         rebuilt.append(play.rollout.messages[len(rebuilt)])
 
 
-def test_a_bad_turn_is_answered_counted_and_survived(tmp_path: Path) -> None:
+def test_a_bad_turn_is_answered_and_counted(tmp_path: Path) -> None:
     play = Play(
         tmp_path, [BAD, FINAL, LOST, f"Sure! {READ}", READ.replace("99", '"99"'), WRITE, FINAL], max_bad_turns=9
     )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -61,3 +63,8 @@ def canonical_json(value: Any) -> str:
 def digest(value: Any) -> str:
     """The first 16 hex digits of the SHA-256 of a value's canonical JSON."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
+
+
+def tilde(text: str) -> str:
+    """`text` with the user's home folder written as ~, for records that others will read."""
+    return re.sub(re.escape(str(Path.home())) + r"(?=/|$)", "~", text)

@@ -14,6 +14,7 @@ from typing import Any
 from repo_agent.agent import Limits
 from repo_agent.data.contract import our_contract
 from repo_agent.errors import UserError
+from repo_agent.messages import tilde
 from repo_agent.models import Model, Sampling
 from repo_agent.models.resolve import open_model, parts
 from repo_agent.protocols import protocol_named
@@ -119,9 +120,9 @@ def _chosen(suite: Suite, options: EvalOptions) -> list[Task]:
 
 def _setting(options: EvalOptions, suite: Suite) -> Setting:
     return Setting(
-        suite=suite.spec,
+        suite=tilde(suite.spec),
         arm=arm_name(options.model, options.constrain),
-        model=options.model,
+        model=tilde(options.model),
         protocol=protocol_named(options.protocol),
         registry=default_registry(),
         sampling=Sampling(options.temperature, options.max_tokens),
@@ -144,9 +145,9 @@ def _record(options: EvalOptions, suite: Suite, tasks: list[Task], setting: Sett
     return {
         "format": 1,
         "arm": setting.arm,
-        "model": options.model,
+        "model": setting.model,
         "constrain": options.constrain,
-        "suite": suite.spec,
+        "suite": setting.suite,
         "suite_hash": suite.hash,
         "split": options.split,
         "tasks": [task.id for task in tasks],
@@ -171,7 +172,7 @@ def _same_contract(model: str, contract: str) -> None:
 
     adapter = parts(model)[2]
     if adapter:
-        trained_for = read_record(Path(adapter)).contract
+        trained_for = read_record(Path(adapter).expanduser()).contract
         if trained_for != contract:
             raise UserError(
                 f"was trained for contract {trained_for}, this loop has {contract}",

@@ -73,7 +73,7 @@ def _bundled(value: str) -> Suite:
 def _quixbugs(value: str) -> Suite:
     if not value:
         raise UserError("no path", "--suite quixbugs=PATH", "Give the path of a checkout of jkoppel/QuixBugs")
-    return quixbugs_suite(Path(value))
+    return quixbugs_suite(Path(value).expanduser())
 
 
 SUITES = {
