@@ -66,7 +66,7 @@ def test_another_setting_is_another_run(capsys: pytest.CaptureFixture[str], tmp_
     words = "eval --suite micro --split held-out --held-out 1 --model oracle".split()
     result(capsys, *words, "--out", tmp_path / "run")
     code, _, err = run(capsys, *words, "--max-steps", 9, "--seed", 4, "--out", tmp_path / "run")
-    assert code == 2 and "limits, seed differ" in err and err.count("\n") == 1
+    assert code == 2 and "limits, seed" in err and err.count("\n") == 1
 
 
 def test_build_and_inventory_agree(capsys: pytest.CaptureFixture[str], teacher: Path, tmp_path: Path) -> None:
@@ -103,47 +103,50 @@ def _torn(folder: Path, source: Path, edit: str) -> Path:
     return folder
 
 
+EVAL = "eval --suite micro --split all"
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["eval", "--suite", "nope", "--split", "all", "--model", "oracle", "--out", "{new}"], "unknown suite"),
-        (["eval", "--suite", "quixbugs={tmp}", "--split", "all", "--model", "oracle", "--out", "{new}"], "no QuixBugs checkout"),
-        (["eval", "--suite", "micro", "--split", "some", "--model", "oracle", "--out", "{new}"], "--split"),
-        (["eval", "--suite", "micro", "--split", "all", "--model", "gpt", "--out", "{new}"], "no such model"),
-        (["eval", "--suite", "micro", "--split", "all", "--model", "local:{tmp}/no", "--out", "{new}"], "no model there"),
-        (["eval", "--suite", "micro", "--split", "all", "--model", "local:tiny+{tmp}/no", "--out", "{new}"], "no"),
-        (["eval", "--suite", "micro", "--split", "all", "--model", "oracle", "--out", "{full}"], "no run directory"),
-        (["eval", "--suite", "micro", "--split", "all", "--model", "oracle", "--rollouts", "0", "--out", "{new}"], "--rollouts"),
-        (["inventory", "{tmp}/no"], "not there"),
-        (["build", "{middle}", "--out", "{new}", "--no-split"], "t.jsonl:4"),
-        (["build", "{missing}", "--out", "{new}", "--no-split"], "t.jsonl"),
-        (["build", "{unknown}", "--out", "{new}", "--no-split"], "t.jsonl:4"),
-        (["build", "{teacher}", "--out", "{full}"], "exists already"),
-        (["build", "{teacher}", "--out", "{new}", "--max-length", "10"], "within_length"),
-        (["train", "{teacher}", "--base", "tiny", "--out", "{new}"], "dataset"),
-        (["train", "{data}", "--base", "./no/model", "--out", "{new}"], "no model there"),
-        (["train", "{data}", "--base", "tiny", "--out", "{full}"], "exists already"),
-        (["train", "{data}", "--base", "tiny", "--out", "{new}", "--rank", "0"], "--rank"),
-        (["train", "{data}", "--base", "tiny", "--out", "{new}", "--backend", "moon"], "--backend"),
-        (["compare", "{teacher}", "--out", "{new}"], "two run"),
-        (["compare", "{teacher}", "{full}", "--out", "{new}"], "run.json"),
-        (["show", "{tmp}/no.jsonl"], "no.jsonl"),
-        (["suite", "split", "micro", "--held-out", "0"], "--held-out"),
+        ("eval --suite nope --split all --model oracle --out {new}", "unknown suite"),
+        ("eval --suite quixbugs={tmp} --split all --model oracle --out {new}", "no QuixBugs checkout"),
+        ("eval --suite micro --split some --model oracle --out {new}", "--split"),
+        ("EVAL --model gpt --out {new}", "no such model"),
+        ("EVAL --model local:{tmp}/no --out {new}", "no model there"),
+        ("EVAL --model local:tiny+{tmp}/no --out {new}", "no"),
+        ("EVAL --model oracle --out {full}", "run directory"),
+        ("EVAL --model oracle --rollouts 0 --out {new}", "--rollouts"),
+        ("inventory {tmp}/no", "not there"),
+        ("build {middle} --out {new} --no-split", "t.jsonl:4"),
+        ("build {missing} --out {new} --no-split", "t.jsonl"),
+        ("build {unknown} --out {new} --no-split", "t.jsonl:4"),
+        ("build {teacher} --out {full}", "exists already"),
+        ("build {teacher} --out {new} --max-length 10", "within_length"),
+        ("train {teacher} --base tiny --out {new}", "dataset"),
+        ("train {data} --base ./no/model --out {new}", "no model there"),
+        ("train {data} --base tiny --out {full}", "exists already"),
+        ("train {data} --base tiny --out {new} --rank 0", "--rank"),
+        ("train {data} --base tiny --out {new} --backend moon", "--backend"),
+        ("compare {teacher} --out {new}", "two run"),
+        ("compare {teacher} {full} --out {new}", "run.json"),
+        ("show {tmp}/no.jsonl", "no.jsonl"),
+        ("suite split micro --held-out 0", "--held-out"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_one_line_and_writes_nothing(
-    capsys: pytest.CaptureFixture[str], teacher: Path, tmp_path: Path, words: list[str], said: str
+    capsys: pytest.CaptureFixture[str], teacher: Path, tmp_path: Path, words: str, said: str
 ) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     places: dict[str, Path] = {"tmp": tmp_path, "new": tmp_path / "new", "full": tmp_path / "full", "teacher": teacher}
     for edit in ("middle", "missing", "unknown"):
         places[edit] = _torn(tmp_path / edit, teacher, edit)
-    if any("{data}" in word for word in words):
+    if "{data}" in words:
         places["data"] = tmp_path / "data"
         result(capsys, "build", teacher, "--out", tmp_path / "data")
     before = sorted(tmp_path.rglob("*"))
-    code, _, err = run(capsys, *(word.format(**places) for word in words))
+    code, _, err = run(capsys, *words.replace("EVAL", EVAL).format(**places).split())
     assert code == 2 and said in err, err
     assert err.startswith("repo-agent: ") and err.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before

@@ -67,7 +67,8 @@ def write_dataset(folder: Path, base: Path, steps: list[Step]) -> Path:
     renderer = Renderer(load_tokenizer(str(base)))
     rows = merge(steps)
     write_rows(folder, steps, rows, {row.id: renderer.rows(row.messages, row.kept) for row in rows})
-    record = {"contract": CONTRACT.hash, "protocol": CONTRACT.protocol, "tools": CONTRACT.tools}
+    parts = {"system": CONTRACT.system, "protocol": CONTRACT.protocol, "tools": CONTRACT.tools}
+    record = {"contract": CONTRACT.hash, **parts}
     (folder / "dataset.json").write_text(json.dumps(record))
     return folder
 

@@ -84,8 +84,8 @@ def suite_validate(
     from repo_agent.tasks.validate import validate
 
     loaded = load_suite(suite)
-    with _show(as_json).counter("grading") as tick:
-        result = asdict(asyncio.run(validate(loaded, probe(unsafe_local), jobs, tick)))
+    with _show(as_json).bar("grading") as bar:
+        result = asdict(asyncio.run(validate(loaded, probe(unsafe_local), jobs, bar.count)))
     _print(as_json, result, lambda show: show.validation(result))
     if result["odd"]:
         raise typer.Exit(1)
@@ -137,8 +137,8 @@ def eval_(
         rollouts=rollouts, temperature=temperature, max_tokens=max_tokens, seed=seed, jobs=jobs, max_steps=max_steps,
         max_bad_turns=max_bad_turns, tests=tests, stop_on_pass=stop_on_pass, unsafe_local=unsafe_local,
     )  # fmt: skip
-    with _show(as_json).rollouts(str(out)) as progress:
-        result = run_eval(options, progress.start, progress.end)
+    with _show(as_json).bar(str(out)) as bar:
+        result = run_eval(options, bar.start, bar.end)
     _print(as_json, result, lambda show: show.run(out, result))
 
 
@@ -206,8 +206,8 @@ def train(
         raise UserError(f"no backend {backend!r}", "--backend", "Use local")
     from repo_agent.train.local import train_sft
 
-    with _show(as_json).steps("training") as on_step:
-        record = train_sft(dataset, out, config, on_step)
+    with _show(as_json).bar("training") as bar:
+        record = train_sft(dataset, out, config, bar.step)
     _print(as_json, record.model_dump(mode="json"), lambda show: show.adapter(out, record))
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +23,34 @@ _CLASS_STYLE = {"ok": "green", "final": "cyan", "exec_error": "yellow", "infra_e
 SHOWN_LINES = 30
 
 
-class RolloutProgress:
-    """One bar over a run's rollouts, with what has passed so far."""
+class Bar:
+    """One progress bar; it appears when it is first told something, so a refused command shows none."""
 
-    def __init__(self, bar: Progress, label: str) -> None:
-        self._bar, self._label = bar, label
-        self._task = bar.add_task(label, total=None)
+    def __init__(self, progress: Progress, label: str) -> None:
+        self._progress, self._label = progress, label
+        self._task = progress.add_task(label, total=None)
         self._ended: Counter[str] = Counter()
 
+    def count(self, done: int, total: int) -> None:
+        """`done` of `total`."""
+        self._progress.start()
+        self._progress.update(self._task, completed=done, total=total)
+
+    def step(self, step: int, total: int, loss: float) -> None:
+        """An optimizer step and its loss."""
+        self._progress.update(self._task, description=f"{self._label}: loss {loss:.3f}")
+        self.count(step, total)
+
     def start(self, total: int, done: int) -> None:
-        self._bar.update(self._task, total=total, completed=done)
+        """A run of `total` rollouts, `done` of them before."""
+        self.count(done, total)
 
     def end(self, task: str, number: int, end: RunEnd) -> None:
+        """One rollout ended; ours that failed are owed again and advance nothing."""
         self._ended["error" if end.ended == "error" else "passed" if end.passed else "failed"] += 1
         said = ", ".join(f"{count} {what}" for what, count in sorted(self._ended.items()))
-        self._bar.update(self._task, advance=0 if end.ended == "error" else 1, description=f"{self._label}: {said}")
+        advance = 0 if end.ended == "error" else 1
+        self._progress.update(self._task, advance=advance, description=f"{self._label}: {said}")
 
 
 class Show:
@@ -52,30 +66,15 @@ class Show:
         self._err.print(escape(text), soft_wrap=True)
 
     @contextmanager
-    def rollouts(self, label: str) -> Iterator[RolloutProgress]:
-        """Progress of `eval`."""
-        with self._progress() as bar:
-            yield RolloutProgress(bar, label)
-
-    @contextmanager
-    def counter(self, label: str) -> Iterator[Callable[[int, int], None]]:
-        """A bar that is told (done, of)."""
-        with self._progress() as bar:
-            task = bar.add_task(label, total=None)
-            yield lambda done, of: bar.update(task, completed=done, total=of)
-
-    @contextmanager
-    def steps(self, label: str) -> Iterator[Callable[[int, int, float], None]]:
-        """A bar that is told (step, of, loss)."""
-        with self._progress() as bar:
-            task = bar.add_task(label, total=None)
-            yield lambda step, of, loss: bar.update(
-                task, completed=step, total=of, description=f"{label}: loss {loss:.3f}"
-            )
-
-    def _progress(self) -> Progress:
+    def bar(self, label: str) -> Iterator[Bar]:
+        """A progress bar on stderr for what happens inside the block."""
         columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
-        return Progress(*columns, TimeRemainingColumn(), console=self._err, disable=self.quiet)
+        progress = Progress(*columns, TimeRemainingColumn(), console=self._err, disable=self.quiet)
+        try:
+            yield Bar(progress, label)
+        finally:
+            if progress.live.is_started:
+                progress.stop()
 
     def pairs(self, rows: Iterable[tuple[str, Any]]) -> None:
         """Two columns without a frame."""
@@ -157,8 +156,10 @@ class Show:
         self._out.rule(f"{escape(trace.task)}  rollout {trace.rollout}  {escape(trace.arm or '')}")
         goal = next((m.content for m in (trace.turns[0].context if trace.turns else ()) if m.role == "user"), "")
         self._out.print(escape(goal))
-        for turn in trace.turns:
+        for turn, following in zip_longest(trace.turns, trace.turns[1:]):
             self._turn(turn)
+            seen = following.context[len(turn.context) + 1 :] if following else ()
+            self._observed("\n".join(message.content for message in seen) or turn.output or "")
         outcome = {True: "[green]passed[/]", False: "[red]failed[/]", None: "[yellow]not graded[/]"}[trace.passed]
         self._out.rule(f"{escape(trace.ended or 'no end')}: {outcome}")
         for problem in trace.problems:
@@ -174,8 +175,12 @@ class Show:
                 self._out.print(Syntax(_head(str(turn.call.args["content"])), "python", background_color="default"))
         else:
             self._out.print(escape(_head(turn.text if turn.text is not None else turn.reply.content)))
-        if turn.output is not None:
-            self._out.print(f"[dim]{escape(_head(turn.output))}[/]")
+
+    def _observed(self, text: str) -> None:
+        """What came back, its tests in green or red."""
+        for line in _head(text).splitlines():
+            style = "dim" if "[tests]" not in line else "red" if "passed" not in line or "failed" in line else "green"
+            self._out.print(f"[{style}]{escape(line)}[/]")
 
 
 def _head(text: str) -> str:

@@ -15,15 +15,13 @@ from queue import SimpleQueue
 from typing import Any
 
 from repo_agent.chat.render import Renderer
-from repo_agent.chat.tokenizer import load_tokenizer, locate
+from repo_agent.chat.tokenizer import load_tokenizer
+from repo_agent.chat.weights import SMALL, load_weights
 from repo_agent.errors import InfraError, UserError, boundary
 from repo_agent.messages import Usage, digest
 from repo_agent.models import Completion, Request
 from repo_agent.models.batch import Batch, Row
 from repo_agent.models.constrain import Grammars
-
-SMALL = 50_000_000
-"""Parameters below which one CPU thread beats several: a step is then shorter than their synchronisation."""
 
 
 class LocalModel:
@@ -137,20 +135,9 @@ def _fail(rows: list[Row], error: InfraError) -> None:
 
 def _load(base: str, adapter: Path | None, device: str | None, dtype: str | None) -> Any:
     """The base with its adapter, in evaluation mode."""
-    import torch
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
-
     if adapter is not None and not (adapter / "adapter_config.json").is_file():
         raise UserError("no adapter there", str(adapter), "Give a directory that `repo-agent train` wrote")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
-    logging.disable_progress_bar()
-    try:
-        model = AutoModelForCausalLM.from_pretrained(locate(base), dtype=dtype, attn_implementation="sdpa").to(device)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"cannot load the model ({reason})", base, "Is the name right?") from error
+    model = load_weights(base, device, dtype)
     return (model if adapter is None else _adapt(model, adapter, base)).eval()
 
 

@@ -24,6 +24,10 @@ from repo_agent.traces.trace import REMEDY, Trace, Turn
 __all__ = ["Trace", "Turn", "find_traces", "read_events", "read_lines", "read_trace", "read_traces", "run_folder"]
 
 
+_HAVE_RESULTS = ("ok", "exec_error")
+"""Turn classes of calls that ran."""
+
+
 def read_trace(path: Path) -> Trace:
     """Read one trace of either shape. Raises UserError as the module says, and for a file without a whole line."""
     records, problems = read_lines(path)
@@ -143,11 +147,14 @@ def _v1_trace(path: Path, log: list[tuple[int, events.AnyEvent]], problems: list
 
 def _v1_turns(path: Path, system: str, log: list[tuple[int, events.AnyEvent]]) -> list[Turn]:
     """Turns with their contexts put together again from what each request added."""
-    messages, turns, asked = [Message("system", system)], [], False
+    turns: list[Turn] = []
+    messages, asked = [Message("system", system)], False
     for number, event in log:
         if isinstance(event, events.LlmRequest):
             if event.sent != len(messages) or asked:
                 raise UserError("a line is missing before this request", f"{path}:{number}", REMEDY)
+            if turns and turns[-1].ok is None and turns[-1].turn_class in _HAVE_RESULTS:
+                raise UserError("the result of the call before this request is missing", f"{path}:{number}", REMEDY)
             messages += [Message.from_dict(message.model_dump()) for message in event.messages]
             asked = True
         elif isinstance(event, events.LlmAction):

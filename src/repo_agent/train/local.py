@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from repo_agent.chat.render import Renderer, Tokens
-from repo_agent.chat.tokenizer import load_tokenizer, locate
+from repo_agent.chat.tokenizer import load_tokenizer
+from repo_agent.chat.weights import SMALL, load_weights
 from repo_agent.data.export import Dataset, read_dataset
 from repo_agent.errors import UserError, boundary
-from repo_agent.messages import Message, digest
+from repo_agent.messages import Message, digest, tilde
 from repo_agent.train.config import RECORD, RunRecord, StepLoss, TrainConfig, versions
 
-SMALL = 50_000_000
-"""Parameters below which one CPU thread beats several: an operation is then shorter than their synchronisation."""
 OnStep = Callable[[int, int, float], None]
 """Told after each optimizer step: the step, how many there are, and its loss."""
 
@@ -40,24 +39,26 @@ def train_sft(dataset_dir: Path, out: Path, config: TrainConfig, on_step: OnStep
         raise UserError("exists already", str(out), "Choose another --out, or remove it")
     dataset = read_dataset(dataset_dir)
     tokenizer = load_tokenizer(config.base)
-    tools = dataset.record["tools"] if dataset.record["protocol"] == "native" else None
-    renderer = Renderer(tokenizer, tools)
+    renderer = dataset.contract.renderer(tokenizer)
     rows, dropped = fitting(token_rows(dataset, renderer), config.max_length)
     if not rows:
         raise UserError(f"all {dropped} rows are too long", str(dataset_dir), "Raise --max-length")
+    from transformers import set_seed
+
     with _quiet(), boundary("train"), _new_directory(out) as folder:
-        model = _load(config)
+        set_seed(config.seed)
+        model = load_weights(config.base)
         started = time.monotonic()
         losses: list[StepLoss] = []
         trainer = _trainer(model, tokenizer, rows, config, folder, losses, on_step)
         with _threads(model):
             trainer.train()
         record = RunRecord(
-            config=config,
+            config=config.model_copy(update={"base": tilde(config.base)}),
             dataset=digest(dataset.record),
             contract=dataset.record["contract"],
             protocol=dataset.record["protocol"],
-            base=config.base,
+            base=tilde(config.base),
             tokenizer=renderer.fingerprint(),
             seed=config.seed,
             device=str(model.device),
@@ -190,22 +191,6 @@ def _reporter(losses: list[StepLoss], on_step: OnStep | None) -> Any:
                     on_step(state.global_step, state.max_steps, logs["loss"])
 
     return Reporter()
-
-
-def _load(config: TrainConfig) -> Any:
-    """The base's weights: bfloat16 on cuda, float32 on the CPU; all random generators seeded."""
-    import torch
-    from transformers import AutoModelForCausalLM, set_seed
-
-    set_seed(config.seed)
-    gpu = torch.cuda.is_available()
-    dtype = torch.bfloat16 if gpu else torch.float32
-    try:
-        model = AutoModelForCausalLM.from_pretrained(locate(config.base), dtype=dtype)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"cannot load the model ({reason})", config.base, "Is the name right?") from error
-    return model.to("cuda" if gpu else "cpu")
 
 
 @contextmanager
