@@ -35,19 +35,31 @@ Row = tuple[list[int], list[int]]
 
 
 def main() -> None:
+    import torch
+    from transformers import AutoTokenizer, Qwen2ForCausalLM
+
     parser = argparse.ArgumentParser(description="Make the tiny base model.")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=45.0)
     parser.add_argument("--batch", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--start", type=Path, help="Go on from this folder's weights and tokenizer.")
+    parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    tokenizer = build_tokenizer(_plain(transcript(-1 - number)) for number in range(TOKENIZER_TEXTS))
+    torch.manual_seed(options.seed)
+    torch.set_num_threads(options.threads)
+    if options.start:
+        tokenizer = AutoTokenizer.from_pretrained(options.start)
+        model = Qwen2ForCausalLM.from_pretrained(options.start)
+    else:
+        tokenizer = build_tokenizer(_plain(transcript(-1 - number)) for number in range(TOKENIZER_TEXTS))
+        model = _new_model(len(tokenizer))
     tokenizer.save_pretrained(options.out)
-    model = _new_model(len(tokenizer), options.seed)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens", flush=True)
     rows = _fresh_rows(str(options.out), options.seed)
-    stages = _stages(len(tokenizer), rows, options.batch, options.minutes * 60, options.seed)
-    _train(model, stages, options.minutes * 60)
+    repeats = 0.0 if options.start else options.minutes * 60 * STAGE_1_SHARE
+    stages = _stages(len(tokenizer), rows, options.batch, repeats, options.seed)
+    _train(model, stages, options.minutes * 60, PEAK_LR * (0.6 if options.start else 1.0))
     model.save_pretrained(options.out)
 
 
@@ -55,12 +67,9 @@ def _plain(messages: list[Any]) -> str:
     return "\n".join(f"{message.role}\n{message.content}" for message in messages)
 
 
-def _new_model(vocabulary: int, seed: int) -> Any:
-    import torch
+def _new_model(vocabulary: int) -> Any:
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    torch.manual_seed(seed)
-    torch.set_num_threads(1)
     config = Qwen2Config(
         vocab_size=(vocabulary + 63) // 64 * 64,
         hidden_size=128,
@@ -121,9 +130,9 @@ def _bounded(pool: Any, jobs: Iterator[tuple[str, int]]) -> Iterator[Row | None]
 
 
 def _stages(vocabulary: int, rows: Iterator[Row], batch: int, seconds: float, seed: int) -> Iterator[Any]:
-    """Batches: repeats for the first share of the time, then transcripts, similar lengths together."""
+    """Batches: repeats for the first seconds, then transcripts, similar lengths together."""
     rng, started = random.Random(seed), time.monotonic()
-    while time.monotonic() - started < seconds * STAGE_1_SHARE:
+    while time.monotonic() - started < seconds:
         yield _repeats(vocabulary, rng)
     while True:
         window = sorted((next(rows) for _ in range(batch * 16)), key=lambda row: len(row[0]))
@@ -152,19 +161,20 @@ def _padded(rows: list[Row]) -> Any:
     return ids, labels
 
 
-def _train(model: Any, batches: Iterator[Any], seconds: float) -> None:
+def _train(model: Any, batches: Iterator[Any], seconds: float, peak: float) -> None:
     import torch
 
     decayed = [p for p in model.parameters() if p.dim() > 1]
     plain = [p for p in model.parameters() if p.dim() <= 1]
     groups = [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=PEAK_LR, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98))
     started, step, losses, tokens = time.monotonic(), 0, [], 0
     while (progress := (time.monotonic() - started) / seconds) < 1:
         for group in optimizer.param_groups:
-            group["lr"] = PEAK_LR * min(1.0, (step + 1) / 50, (1 - progress) / 0.7)
+            group["lr"] = peak * min(1.0, (step + 1) / 50, (1 - progress) / 0.7)
         ids, labels = next(batches)
-        loss = model(input_ids=ids, labels=labels, attention_mask=(ids != 0).long()).loss
+        # Padding stands on the right and carries no loss, so plain causal attention needs no mask.
+        loss = model(input_ids=ids, labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

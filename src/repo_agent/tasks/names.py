@@ -1,7 +1,8 @@
 """Names of many kinds for generated programs: syllables, words, compounds, random letters.
 
 Names fall into two pools: those kept for the suites, and those that the tiny base model may see in its pre-training.
-Words have a list for each pool; made-up names fall by their SHA-256, one in eight to the suites.
+Words have a list for each pool, and pre-training also sees words spliced of two halves, so that it learns to copy words
+rather than to know them; made-up names fall by their SHA-256, one in eight to the suites.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import keyword
 import random
 import sys
+from functools import cache
 
 SUITE_SHARE = 8
 """One made-up name in so many belongs to the suites' pool."""
@@ -56,11 +58,21 @@ _TAKEN = (
 )
 
 
+@cache
+def _seen_words() -> tuple[list[str], frozenset[str]]:
+    """The words of pre-training, in order and as a set: real ones, and the front of one on the back of another."""
+    spliced = {front[: len(front) // 2] + back[len(back) // 2 :] for front in _WORDS for back in _WORDS}
+    words = sorted((spliced | set(_WORDS)) - set(_SUITE_WORDS))
+    return words, frozenset(words)
+
+
 def in_suite_pool(name: str) -> bool:
     """Whether a name is kept for suites, and so unseen in pre-training."""
     first = name.split("_")[0]
-    if first in _WORDS or first in _SUITE_WORDS:
-        return first in _SUITE_WORDS
+    if first in _SUITE_WORDS:
+        return True
+    if first in _seen_words()[1]:
+        return False
     return hashlib.sha256(name.encode()).digest()[0] % SUITE_SHARE == 0
 
 
@@ -69,7 +81,7 @@ class NamePool:
 
     def __init__(self, rng: random.Random, *, suite: bool) -> None:
         self._rng, self._suite = rng, suite
-        self._words = _SUITE_WORDS if suite else _WORDS
+        self._words = _SUITE_WORDS if suite else _seen_words()[0]
         self._used: set[str] = set()
 
     def draw(self) -> str:
@@ -83,16 +95,17 @@ class NamePool:
 
 
 def _syllables(rng: random.Random, _words: list[str]) -> str:
-    parts = [rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS) for _ in range(rng.randint(2, 3))]
+    parts = [rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS) for _ in range(2)]
     return "".join(parts)
 
 
 def _compound(rng: random.Random, words: list[str]) -> str:
-    return f"{rng.choice(words)}_{rng.choice(words)}"
+    first, second = sorted((rng.choice(words) for _ in range(6)), key=len)[:2]
+    return f"{first}_{second}"
 
 
 def _letters(rng: random.Random, _words: list[str]) -> str:
-    return "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(4, 8)))
+    return "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(3, 6)))
 
 
 def _word(rng: random.Random, words: list[str]) -> str:
