@@ -144,8 +144,10 @@ def test_our_failure_is_no_ending(tmp_path: Path) -> None:
 
 
 def test_a_lone_surrogate_stops_nothing(tmp_path: Path) -> None:
-    odd = '{"type":"tool_call","name":"write_file","args":{"rel_path":"s\\ud83d.py","content":"\\ud83d"}}'
-    play = Play(tmp_path, [odd, WRITE, FINAL])
-    assert play.classes() == ["exec_error", "ok", "final"]
+    path = '{"type":"tool_call","name":"write_file","args":{"rel_path":"s\\ud83d.py","content":"x"}}'
+    content = '{"type":"tool_call","name":"write_file","args":{"rel_path":"a.py","content":"\\ud83d"}}'
+    play = Play(tmp_path, [path, content, READ, WRITE, FINAL])
+    assert play.classes() == ["bad_value", "exec_error", "ok", "ok", "final"]
+    assert play.observations()[2] == "[tool_result] x = 1\n"
     for event in play.log:
         event.line().encode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import jsonschema
@@ -36,6 +37,14 @@ def turn_class(text: str, *, truncated: bool = False, any_call: bool = True) -> 
         ("", "no_call"),
         ("I would read {a} first", "no_call"),
         ("[1, 2]", "no_call"),
+        (f"[{READ}]", "wrapped"),
+        (f"[{READ}, {READ}]", "multiple_calls"),
+        ("{'type': 'tool_call', 'name': 'a'}, {'type': 'tool_call', 'name': 'b'}", "multiple_calls"),
+        ("{'name':'a','args':{{'b':1}}}", "no_call"),
+        ('{"type":"tool_call","name":"read_file","args":{"rel_path":"a","max_chars":1e999}}', "json_invalid"),
+        ('{"type":"tool_call","name":"read_file","args":{"a":' + "[" * 60 + "]" * 60 + "}}", "json_invalid"),
+        ('{"type":"tool_call","name":"read_file","args":{"a":' + "[" * 9999 + "]" * 9999 + "}}", "no_call"),
+        ('{"type":"tool_call","name":"grep","args":{"pattern":"m{4s<\\\\g<L","rel_dir":".","max_hits":1}}', "bad_value"),
         (READ[:-5], "no_call"),
         (READ + READ, "multiple_calls"),
         (f"{READ}\n{FINAL}", "multiple_calls"),
@@ -98,6 +107,13 @@ def test_a_rendered_call_parses_back(name: str, args: dict[str, Any]) -> None:
 @given(st.text())
 def test_any_text_gets_a_class(text: str) -> None:
     assert turn_class(text) in {*TURN_CLASSES, "runs"}
+
+
+@pytest.mark.parametrize("unit", ["{'a': 1}, ", "{'a':", '{"a":', "{'name': 'x'}, ", "{"])
+def test_a_looping_reply_is_classed_at_once(unit: str) -> None:
+    started = time.process_time()
+    turn_class(unit * 3000)
+    assert time.process_time() - started < 1.0
 
 
 def test_the_schema_takes_what_is_valid_and_nothing_else() -> None:

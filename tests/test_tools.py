@@ -130,6 +130,20 @@ def test_a_hostile_pattern_ends_and_stops_nobody_else(repo: Path) -> None:
     assert max(b - a for a, b in itertools.pairwise(ticks)) < 1.0
 
 
+@pytest.mark.timeout(20)
+def test_pipes_are_no_files(repo: Path) -> None:
+    os.mkfifo(repo / "pipe")
+    assert run(repo, "read_file", rel_path="pipe", max_chars=9).code == "not_found"
+    assert run(repo, "write_file", rel_path="pipe", content="x").code == "is_a_directory"
+    assert run(repo, "grep", pattern="x", rel_dir=".", max_hits=9).output == "b.py:1:x = 2"
+    assert "pipe" not in run(repo, "list_files", rel_dir=".", max_files=9).output
+
+
+def test_a_refused_write_leaves_the_file_as_it_was(repo: Path) -> None:
+    assert run(repo, "write_file", rel_path="b.py", content="\ud83d").code == "not_writable"
+    assert (repo / "b.py").read_text() == "x = 2\n"
+
+
 def test_output_is_cut_once_with_head_tail_and_a_mark(repo: Path) -> None:
     (repo / "long.txt").write_text("H" + "x" * 9000 + "T")
     result = REGISTRY.execute(ToolCall("read_file", {"rel_path": "long.txt", "max_chars": 20_000}), repo, 300)

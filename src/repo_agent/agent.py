@@ -60,8 +60,9 @@ class Rollout:
     steps: int = 0
     bad_in_row: int = 0
     any_call: bool = False
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: int | None = 0
+    completion_tokens: int | None = 0
+    """None once a reply came without a count."""
 
     async def run(self, goal: str) -> str:
         """Play the rollout to its end; returns how it ended (see `events.RunEnd.ended`).
@@ -83,15 +84,18 @@ class Rollout:
             return "max_steps"
         if seconds >= self.limits.max_seconds:
             return "max_seconds"
-        return "max_tokens" if self.completion_tokens >= self.limits.max_completion_tokens else None
+        return "max_tokens" if (self.completion_tokens or 0) >= self.limits.max_completion_tokens else None
 
     async def _step(self, schema: dict[str, object] | None) -> str | None:
         """One turn: query, verdict, execute, observe. Returns how the rollout ended, or None."""
         completion, seconds = await self._query(schema)
         if completion.finish_reason == "context":
             return "context_limit"
-        parsed = self.protocol.parse(completion.text)
-        verdict = judge(parsed, self.registry, truncated=completion.finish_reason == "length", any_call=self.any_call)
+        with boundary("verdict"):
+            parsed = self.protocol.parse(completion.text)
+            truncated = completion.finish_reason == "length"
+            verdict = judge(parsed, self.registry, truncated=truncated, any_call=self.any_call)
+            lenient = lenient_ok(parsed, self.registry)
         action = events.LlmAction(
             t=self.steps,
             text=completion.text,
@@ -100,7 +104,7 @@ class Rollout:
             completion_tokens=completion.usage.completion_tokens,
             seconds=round(seconds, 4),
             turn_class=verdict.turn_class or "ok",
-            lenient_ok=lenient_ok(parsed, self.registry),
+            lenient_ok=lenient,
             call={"name": verdict.call.name, "args": verdict.call.args} if verdict.call else None,
             error=verdict.error,
             prompt_ids_hash=completion.prompt_ids_hash,
@@ -116,8 +120,8 @@ class Rollout:
         asked = time.monotonic()
         with boundary("model"):
             completion = await self.model.complete(Request(tuple(self.messages), self.sampling, seed, schema))
-        self.prompt_tokens += completion.usage.prompt_tokens or 0
-        self.completion_tokens += completion.usage.completion_tokens or 0
+        self.prompt_tokens = _sum(self.prompt_tokens, completion.usage.prompt_tokens)
+        self.completion_tokens = _sum(self.completion_tokens, completion.usage.completion_tokens)
         return completion, time.monotonic() - asked
 
     async def _act(self, action: events.LlmAction, verdict: Verdict) -> str | None:
@@ -129,6 +133,7 @@ class Rollout:
             if self.limits.tests == "on_final":
                 tests = await self._show_tests("final")
                 if tests.outcome != "passed":
+                    self.emit(events.DriverNote(t=turn, note="the tests fail: the final was sent back"))
                     self._observe(f"[tests] {tests.output}")
                     return None
             self.emit(events.Final(t=turn, value=verdict.final or {}))
@@ -172,3 +177,7 @@ class Rollout:
         """Answer the turn. A lone surrogate, which no tokenizer takes, becomes a question mark."""
         self.bad_in_row = self.bad_in_row + 1 if bad else 0
         self.messages.append(self.protocol.observation(text.encode(errors="replace").decode()))
+
+
+def _sum(total: int | None, more: int | None) -> int | None:
+    return None if total is None or more is None else total + more

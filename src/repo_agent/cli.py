@@ -33,6 +33,10 @@ Tools = Annotated[Path | None, typer.Option("--tools", help="OpenAI tool schemas
 Unsafe = Annotated[bool, typer.Option("--unsafe-local", help="Run model-written code without containment.")]
 
 
+STOPPED = 130
+"""The exit code of a command that Ctrl-C ended."""
+
+
 def main() -> None:
     """Run a command. Bad input and failures of ours end in one line on stderr: exit code 2 and 1."""
     try:
@@ -41,8 +45,10 @@ def main() -> None:
         sys.exit(_complain(str(error), 2))
     except InfraError as error:
         sys.exit(_complain(f"{error}\nNothing finished is lost: the same command goes on from here.", 1))
-    except KeyboardInterrupt:
-        sys.exit(_complain("Stopped. Finished rollouts are kept; the same command goes on from here.", 130))
+    except SystemExit as stop:
+        if stop.code == STOPPED:
+            _complain("stopped; finished rollouts are kept, and the same command goes on from here", STOPPED)
+        raise
 
 
 @suite_app.command("list")
@@ -71,7 +77,7 @@ def suite_show(suite: SuiteArg, as_json: Json = False) -> None:
 @suite_app.command("validate")
 def suite_validate(
     suite: SuiteArg,
-    jobs: Annotated[int, typer.Option(help="Test runs at once.")] = 2,
+    jobs: Annotated[int, typer.Option(help="Test runs at once.", min=1)] = 2,
     unsafe_local: Unsafe = False,
     as_json: Json = False,
 ) -> None:
@@ -110,13 +116,13 @@ def eval_(
     held_out: HeldOut = None,
     protocol: Annotated[str, typer.Option(help="How a call looks on the wire.")] = "json",
     constrain: Annotated[bool, typer.Option("--constrain", help="Schema-constrained decoding.")] = False,
-    rollouts: Annotated[int, typer.Option(help="Rollouts of each task.")] = 1,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.7,
-    max_tokens: Annotated[int, typer.Option(help="Cap on one reply; write_file carries a whole file.")] = 4096,
+    rollouts: Annotated[int, typer.Option(help="Rollouts of each task.", min=1)] = 1,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.", min=0, max=5)] = 0.7,
+    max_tokens: Annotated[int, typer.Option(help="Cap on one reply; write_file carries a whole file.", min=1)] = 4096,
     seed: Annotated[int, typer.Option(help="Fixes every draw, whatever --jobs is.")] = 0,
-    jobs: Annotated[int, typer.Option(help="Rollouts at once.")] = 8,
-    max_steps: Annotated[int, typer.Option(help="Turns of one rollout.")] = 16,
-    max_bad_turns: Annotated[int, typer.Option(help="Bad turns in a row that end a rollout.")] = 4,
+    jobs: Annotated[int, typer.Option(help="Rollouts at once.", min=1)] = 8,
+    max_steps: Annotated[int, typer.Option(help="Turns of one rollout.", min=1)] = 16,
+    max_bad_turns: Annotated[int, typer.Option(help="Bad turns in a row that end a rollout.", min=1)] = 4,
     tests: Annotated[
         str, typer.Option(help="When the model sees test results: on_write, on_final, never.")
     ] = "on_write",
@@ -140,6 +146,8 @@ def eval_(
     with _show(as_json).bar(str(out)) as bar:
         result = run_eval(options, bar.start, bar.end)
     _print(as_json, result, lambda show: show.run(out, result))
+    if result["owed"]:
+        raise InfraError("eval", f"{result['owed']} rollouts are owed; see {out / 'errors'}")
 
 
 @app.command()

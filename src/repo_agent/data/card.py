@@ -11,6 +11,10 @@ from repo_agent.data.parity import Parity
 from repo_agent.data.steps import Step
 
 _BAR = 40
+_NO_SPLIT = (
+    "**SPLIT OFF** (`--no-split`): rows of held-out tasks may be inside. "
+    "Never report held-out results of an adapter that was trained on this dataset."
+)
 
 
 def card(
@@ -45,7 +49,8 @@ def _head(record: Mapping[str, Any]) -> str:
         ("longest row allowed", f"{record['max_length']} tokens"),
         ("reconstructed", "yes: put into our protocol" if record["reconstructed"] else "no"),
     ]
-    return "# Dataset card\n\n" + _table(("what", "value"), facts)
+    warning = "" if record["split"] else f"{_NO_SPLIT}\n\n"
+    return f"# Dataset card\n\n{warning}" + _table(("what", "value"), facts)
 
 
 def _funnel(funnel: Funnel) -> str:
@@ -71,7 +76,7 @@ def _histogram(lengths: Sequence[int]) -> str:
 
 def _split(split: Mapping[str, Sequence[str]] | None) -> str:
     if split is None:
-        return "Off: rows of every task are kept, so nothing here is held out."
+        return _NO_SPLIT
     sides = [("train", "train"), ("held out", "held_out")]
     return "\n".join(f"- {name} ({len(split[key])}): {', '.join(split[key]) or 'none'}" for name, key in sides)
 

@@ -37,6 +37,11 @@ class Dataset:
         return [Tokens(row["input_ids"], row["labels"]) for row in _rows(self.path / TOKENS)]
 
     @property
+    def tasks(self) -> list[str]:
+        """Ids of the tasks that the rows come from, sorted."""
+        return sorted({row["task"] for row in self.steps})
+
+    @property
     def contract(self) -> Contract:
         """What the rows were made for; its `renderer` renders them for any tokenizer."""
         return Contract(self.record["system"], self.record["tools"], self.record["protocol"])

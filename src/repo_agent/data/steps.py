@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -11,16 +12,18 @@ from typing import Any
 
 from repo_agent.data.contract import Contract, our_contract, rerendered
 from repo_agent.messages import Message, ToolCall, canonical_json, digest
-from repo_agent.protocols import PROTOCOLS, protocol_named
+from repo_agent.protocols import PROTOCOLS, Protocol, protocol_named
 from repo_agent.tools.files import default_registry
 from repo_agent.tools.registry import Registry, ToolResult
-from repo_agent.tools.verdict import Verdict, executed, judge
+from repo_agent.tools.verdict import Parsed, Verdict, executed, judge
 from repo_agent.traces.read import Trace, Turn, run_folder
 
 _RAN = frozenset({"ok", "exec_error", "bad_value"})
 _READS = re.compile(r"(list|read|grep|find|search|view|show|get|open|cat|ls|glob)(_|$)")
 """Names of tools that leave the workspace as it is. Any other call may change it, so what follows is no repeat."""
-_HOME = re.compile(r"(?<![\w.~-])/(?:home|Users)/[^/\s\"'\\:]+")
+_BEFORE = r"(?:(?<![\w.~-])(?<!:/)|(?<=\\[nrt]))"
+"""Where an absolute path may begin: not inside a name or after a URL's //, but after an escaped newline or tab."""
+_HOME = re.compile(_BEFORE + r"/(?:home|Users)/[^/\s\"'\\:]+")
 _KEY = re.compile(r"\b(?:sk-|hf_|tgp_|gh[pousr]_|AKIA)[A-Za-z0-9_-]{16,}")
 
 
@@ -112,8 +115,12 @@ def classify(trace: Trace, registry: Registry) -> list[Verdict]:
     verdicts, any_call = [], False
     protocol = PROTOCOLS.get(trace.protocol, protocol_named("json"))
     for turn in trace.turns:
-        parsed = protocol.parse(turn.text if turn.text is not None else _spoken(turn))
-        verdict = judge(parsed, registry, truncated=turn.finish_reason == "length", any_call=any_call)
+        verdict = judge(
+            _parsed(turn, protocol, trace.protocol),
+            registry,
+            truncated=turn.finish_reason == "length",
+            any_call=any_call,
+        )
         if verdict.turn_class is None:
             any_call = True
             verdict = replace(verdict, turn_class=_outcome(turn))
@@ -122,8 +129,23 @@ def classify(trace: Trace, registry: Registry) -> list[Verdict]:
 
 
 def scrub(text: str) -> str:
-    """`text` without names of home folders, anything shaped like an access key, or what UTF-8 cannot hold."""
+    """`text` without names of home folders, anything shaped like an access key, or what UTF-8 cannot hold.
+
+    Home folders are the user's own, wherever it lies, and all below /home and /Users.
+    """
+    own = os.path.expanduser("~").rstrip("/")
+    if own.startswith("/"):
+        text = re.sub(_BEFORE + re.escape(own) + r"(?![\w-]|\.\w)", "~", text)
     return _KEY.sub("[key]", _HOME.sub("~", text)).encode(errors="replace").decode()
+
+
+def _parsed(turn: Turn, protocol: Protocol, spoken: str) -> Parsed:
+    """What a turn says. In a native trace, raw text that only begins like JSON is what is known of a call's arguments."""
+    parsed = protocol.parse(turn.text if turn.text is not None else _spoken(turn))
+    cut = spoken == "native" and parsed.fault == "no_call" and (turn.text or "").lstrip().startswith(("{", "["))
+    if turn.broken_arguments or cut:
+        return Parsed(fault="json_invalid", error="the arguments are no JSON object")
+    return parsed
 
 
 def _spoken(turn: Turn) -> str:

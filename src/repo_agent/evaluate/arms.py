@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from repo_agent.errors import UserError
+from repo_agent.messages import tilde
 from repo_agent.traces.store import INDEX, RECORD, RunDir
 
 SAME_IN_ALL_ARMS = ("suite_hash", "tasks", "rollouts", "seed", "protocol", "limits", "sampling")
@@ -84,6 +86,12 @@ class Arm:
         return model.startswith("local:") and "+" in model
 
     @property
+    def leaked_tasks(self) -> tuple[str, ...]:
+        """Tasks of this run that its adapter was trained on, as far as run.json says."""
+        trained = set((self.record.get("adapter") or {}).get("train_tasks") or ())
+        return tuple(task for task in self.tasks if task in trained)
+
+    @property
     def cost_rank(self) -> int:
         """Cheapest first: base, constrained base, tuned, constrained tuned, then models that are not ours to tune."""
         if not self.record["model"].startswith("local:"):
@@ -105,7 +113,7 @@ def load_arms(run_dirs: Sequence[Path]) -> tuple[Arm, ...]:
     count = Counter(arm.name for arm in arms)
     arms = [replace(arm, name=f"{arm.name} ({arm.path.name})") if count[arm.name] > 1 else arm for arm in arms]
     count = Counter(arm.name for arm in arms)
-    return tuple(replace(arm, name=f"{arm.name} in {arm.path}") if count[arm.name] > 1 else arm for arm in arms)
+    return tuple(replace(arm, name=f"{arm.name} in {shown(arm.path)}") if count[arm.name] > 1 else arm for arm in arms)
 
 
 def load_arm(run_dir: Path) -> Arm:
@@ -162,7 +170,7 @@ def eval_command(arm: Arm) -> str:
     """The command that plays the rollouts that an arm owes: the one that made its run, rebuilt from run.json."""
     record, limits, sampling = arm.record, arm.record["limits"], arm.record["sampling"]
     options: dict[str, Any] = {"suite": record["suite"], "split": record["split"], "model": record["model"]}
-    options["out"] = arm.path
+    options["out"] = shown(arm.path)
     options["held-out"] = record["held_out_groups"]
     options |= {"protocol": record["protocol"], "rollouts": record["rollouts"], "seed": record["seed"]}
     options |= {key.replace("_", "-"): sampling[key] for key in ("temperature", "max_tokens") if key in sampling}
@@ -170,4 +178,16 @@ def eval_command(arm: Arm) -> str:
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     switches = {"--constrain": record["constrain"], "--stop-on-pass": limits.get("stop_on_pass")}
     switches["--unsafe-local"] = record.get("isolation") == "unsafe-local"
-    return shlex.join(["repo-agent", "eval", *words, *(flag for flag, on in switches.items() if on)])
+    words += [flag for flag, on in switches.items() if on]
+    return " ".join(["repo-agent", "eval", *map(_quoted, words)])
+
+
+def shown(path: Path) -> str:
+    """A path for others to read: relative where it lies in the current directory, else absolute with ~ for home."""
+    whole = Path(os.path.abspath(path))
+    return str(whole.relative_to(Path.cwd())) if whole.is_relative_to(Path.cwd()) else tilde(str(whole))
+
+
+def _quoted(word: str) -> str:
+    """A word for the shell; a ~/ at its start stays bare, since quoted it would not be the home folder."""
+    return f"~/{shlex.quote(word[2:])}" if word.startswith("~/") else shlex.quote(word)

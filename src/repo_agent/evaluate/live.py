@@ -26,6 +26,7 @@ from repo_agent.tasks import load_suite
 from repo_agent.tasks.task import Suite, Task
 from repo_agent.tools.files import default_registry
 from repo_agent.traces.store import RunDir
+from repo_agent.train.config import adapter_hash, read_record
 
 SPLITS = ("train", "held-out", "all")
 TEST_POLICIES = ("on_write", "on_final", "never")
@@ -67,11 +68,15 @@ def run_eval(
     suite = load_suite(options.suite)
     tasks = _chosen(suite, options)
     setting = _setting(options, suite)
-    model = None if options.model == "oracle" else open_model(options.model)
-    run_dir = RunDir.open(options.out, _record(options, suite, tasks, setting))
+    record = _record(options, suite, tasks, setting)
+    if options.out.exists():
+        RunDir.open(options.out, record)  # other settings are refused before weights are loaded
     wanted = [(task.id, number) for task in tasks for number in range(options.rollouts)]
+    owed = len(RunDir(options.out).owed(wanted))
+    model = open_model(options.model) if owed and options.model != "oracle" else None
+    run_dir = RunDir.open(options.out, record)
     if on_start:
-        on_start(len(wanted), len(wanted) - len(run_dir.owed(wanted)))
+        on_start(len(wanted), len(wanted) - owed)
 
     def model_for(task: Task, number: int) -> Model:
         return model or oracle(task, setting.protocol, setting.rollout_seed(task, number))
@@ -108,6 +113,8 @@ def _check(options: EvalOptions) -> None:
     ):
         if number < 1:
             raise UserError(f"{number} is too small", flag, "Give 1 or more")
+    if options.stop_on_pass and options.tests != "on_write":
+        raise UserError("needs tests after each write", "--stop-on-pass", "Leave out --tests")
     if options.constrain and options.model == "oracle":
         raise UserError("the oracle is no language model", "--constrain", "Leave it out")
 
@@ -141,7 +148,6 @@ def _setting(options: EvalOptions, suite: Suite) -> Setting:
 def _record(options: EvalOptions, suite: Suite, tasks: list[Task], setting: Setting) -> dict[str, Any]:
     split = suite.split(options.held_out)
     contract = our_contract(setting.registry).hash
-    _same_contract(options.model, contract)
     return {
         "format": 1,
         "arm": setting.arm,
@@ -161,24 +167,31 @@ def _record(options: EvalOptions, suite: Suite, tasks: list[Task], setting: Sett
         "sampling": asdict(setting.sampling),
         "limits": asdict(setting.limits),
         "contract": contract,
+        "adapter": _adapter(options, contract, [task.id for task in tasks]),
         "isolation": setting.isolation.name,
         "versions": {"python": platform.python_version(), "repo-agent": version("repo-agent")},
     }
 
 
-def _same_contract(model: str, contract: str) -> None:
-    """Refuse an adapter that was trained for another system prompt, tool schemas or protocol."""
-    from repo_agent.train.config import read_record
+def _adapter(options: EvalOptions, contract: str, tasks: list[str]) -> dict[str, Any] | None:
+    """What run.json keeps of the adapter: a hash, and the tasks that it was trained on.
 
-    adapter = parts(model)[2]
-    if adapter:
-        trained_for = read_record(Path(adapter).expanduser()).contract
-        if trained_for != contract:
-            raise UserError(
-                f"was trained for contract {trained_for}, this loop has {contract}",
-                adapter,
-                "Rebuild the dataset with --rerender and train again, or use the tools and protocol it was made for",
-            )
+    Raises UserError for one of another contract or base, or, on held-out tasks, one that was trained on them.
+    """
+    _, base, folder = parts(options.model)
+    if not folder:
+        return None
+    trained = read_record(Path(folder).expanduser())
+    leaked = sorted({*trained.train_tasks} & {*tasks}) if options.split == "held-out" else []
+    if trained.contract != contract:
+        what = f"was trained for contract {trained.contract}, this loop has {contract}"
+        raise UserError(what, folder, "Use the tools and protocol it was made for, or build and train again")
+    if trained.base != tilde(base):
+        raise UserError(f"was trained on {trained.base}, not on {base}", folder, f"Use local:{trained.base}+{folder}")
+    if leaked:
+        what = f"was trained on {len(leaked)} of these held-out tasks ({', '.join(leaked[:3])} …)"
+        raise UserError(what, folder, "Build without --no-split, and with the same --held-out")
+    return {"hash": adapter_hash(Path(folder).expanduser()), "train_tasks": trained.train_tasks}
 
 
 def _summary(run_dir: RunDir, wanted: list[tuple[str, int]], seconds: float) -> dict[str, Any]:

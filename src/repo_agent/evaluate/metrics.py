@@ -3,7 +3,8 @@
 validity     ok / scored turns; scored: all but `final` and `infra_error`
 parses, known, arguments, executes
              the ladder: share of scored turns past each rung (executes is validity)
-lenient      share of scored turns in which a forgiving parse finds a call that the schema takes
+lenient      share of scored turns in which a forgiving parse finds a call that the schema takes, whether or not it
+             then executed: so it stands beside `arguments`, and may lie above validity by failed calls alone
 pass_rate    share of rollouts whose grade is passed
 mean_calls, mean_steps
              calls and assistant turns a rollout

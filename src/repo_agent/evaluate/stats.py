@@ -18,7 +18,7 @@ CONFIDENCE, ALPHA, POWER = 0.95, 0.05, 0.8
 
 
 class Interval(NamedTuple):
-    """A confidence interval."""
+    """A confidence interval, or the bounds of a number."""
 
     low: float
     high: float
@@ -72,6 +72,30 @@ def _drawn(differences: Sequence[float], seed: int) -> float:
 def _at_least(differences: Sequence[float]) -> float:
     """The observed |sum|, less what rounding may take from an equal one."""
     return abs(math.fsum(differences)) - _ROUNDING * max(1.0, math.fsum(map(abs, differences)))
+
+
+def clear_of_zero(sure: Sequence[Interval], maybe: Sequence[Interval] = ()) -> bool:
+    """Whether differences anywhere within these bounds must give an interval above 0 and p < 0.05.
+
+    Those of `maybe`, whose bounds must enclose 0, may also be missing. True is a proof; False is none, since the worst
+    cases below need not occur together.
+
+    - p: with a sum above 0 it is twice the share of subsets whose sum is not above 0, so it falls as any difference
+      grows and is greatest at the low ends; a missing difference counts as 0 does. (Drawn signs: for the same draws.)
+    - Interval: it is above 0 if sum > t·√(n/(n-1)·SS). The sum is least at the low ends; SS, the squares about the
+      mean, is at most the squares about any one point, each at its farther end; t and n/(n-1) fall as n grows.
+    - Equal differences have no interval at all, so no one value may lie within all bounds that are sure.
+    """
+    n, bounds = len(sure), [*sure, *maybe]
+    if n < 2 or max(bound.low for bound in sure) - min(bound.high for bound in sure) <= _ROUNDING:
+        return False
+    from scipy import stats
+
+    lows = [bound.low for bound in bounds]
+    centre = math.fsum(low + high for low, high in bounds) / (2 * len(bounds))
+    squares = math.fsum(max(abs(low - centre), abs(high - centre)) ** 2 for low, high in bounds)
+    margin = float(stats.t.ppf(1 - ALPHA / 2, n - 1)) * math.sqrt(n / (n - 1) * squares)
+    return math.fsum(lows) > margin and sign_flip_p(lows)[0] < ALPHA
 
 
 def mde(differences: Sequence[float]) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from repo_agent.errors import UserError
 from repo_agent.models import Model
@@ -32,6 +33,10 @@ def open_model(spec: str) -> Model:
         return LocalModel(base, Path(adapter).expanduser() if adapter else None, name=spec)
     found = re.fullmatch(r"openai:(.+)@(https?://.+)", spec)
     if found:
+        address = urlsplit(found[2])
+        if address.username or address.password or address.query:
+            remedy = "Put the key into the environment: OPENAI_API_KEY"
+            raise UserError("a base URL holds no user, password or query", "--model", remedy)
         from repo_agent.models.openai_chat import OpenAIChat
 
         return OpenAIChat(found[1], found[2])

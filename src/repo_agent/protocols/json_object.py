@@ -8,6 +8,7 @@ Results come back as user messages that start with `[tool_result] `.
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from repo_agent.messages import Message, ToolCall
@@ -45,11 +46,13 @@ class JsonObject:
         found = find_objects(text)
         lenient = _as_call(found[0].value) if len(found) == 1 else None
         try:
-            value = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+            value = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite)
         except (ValueError, RecursionError) as error:
             return _refused(text, found, lenient, str(error))
         if not isinstance(value, dict):
-            return Parsed(fault="no_call", error=_ASK)
+            return _refused(text, found, lenient, "not an object")
+        if _depth(value) > MAX_DEPTH:
+            return Parsed(fault="json_invalid", error=f"nested deeper than {MAX_DEPTH}")
         return _envelope(value)
 
     def schema(self, registry: Registry) -> dict[str, Any]:
@@ -68,6 +71,8 @@ class JsonObject:
         return {"anyOf": [*calls, envelope("final", summary={"type": "string"})]}
 
 
+MAX_DEPTH = 50
+"""Levels of nesting in a reply; more than any tool's schema has, and safe for every reader of the trace."""
 _ASK = "reply with one JSON object, a tool_call or a final"
 
 
@@ -97,9 +102,30 @@ def _envelope(value: dict[str, Any]) -> Parsed:
 
 def _as_call(value: dict[str, Any]) -> ToolCall | None:
     name, args = value.get("name"), value.get("args")
-    if isinstance(name, str) and isinstance(args, dict):
+    if isinstance(name, str) and isinstance(args, dict) and all(isinstance(key, str) for key in args):
         return ToolCall(name, args)
     return None
+
+
+def _depth(value: Any) -> int:
+    """Levels of nesting, counted without recursion."""
+    depth, level = 0, [value]
+    while level := [inner for outer in level for inner in _inside(outer)]:
+        depth += 1
+    return depth
+
+
+def _inside(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is out of range")
+    return number
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

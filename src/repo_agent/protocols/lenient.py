@@ -12,8 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 _DECODER = json.JSONDecoder(strict=False)
+_STARTS = 64
+"""How many opening braces of a reply are tried as the start of an object: a looping model writes thousands."""
 _LITERAL_ENDS = 8
 """How many closing braces, from the last one back, are tried as the end of a Python literal."""
+_LITERAL_CHARS = 20_000
+"""Longer replies are not tried as Python literals."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +32,9 @@ class Found:
 def find_objects(text: str) -> list[Found]:
     """Every outermost call-like object (a dict with `name` or `type`) of a reply, in order."""
     found, position = [], text.find("{")
-    while position >= 0:
+    for _ in range(_STARTS):
+        if position < 0:
+            break
         hit = _decode(text, position)
         if hit and ("name" in hit.value or "type" in hit.value):
             found.append(hit)
@@ -45,7 +51,7 @@ def _decode(text: str, start: int) -> Found | None:
 
 
 def _literal(text: str, start: int) -> Found | None:
-    if not text[start + 1 :].lstrip().startswith("'"):
+    if len(text) > _LITERAL_CHARS or not text[start + 1 :].lstrip().startswith("'"):
         return None
     end = len(text)
     for _ in range(_LITERAL_ENDS):
@@ -54,7 +60,8 @@ def _literal(text: str, start: int) -> Found | None:
             return None
         try:
             value = ast.literal_eval(text[start : end + 1])
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             continue
-        return Found(value, start, end + 1) if isinstance(value, dict) else None
+        if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+            return Found(value, start, end + 1)
     return None

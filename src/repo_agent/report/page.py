@@ -18,8 +18,10 @@ from markupsafe import Markup
 
 from repo_agent.errors import UserError
 from repo_agent.evaluate import metrics
-from repo_agent.evaluate.arms import Arm, Row
-from repo_agent.evaluate.verdict import Comparison, Pair, compare_runs, percent, points
+from repo_agent.evaluate.advice import leaks, percent, points
+from repo_agent.evaluate.arms import Arm, Row, shown
+from repo_agent.evaluate.pairs import Pair
+from repo_agent.evaluate.verdict import Comparison, compare_runs
 from repo_agent.report import plots
 from repo_agent.tools.verdict import LADDER, TURN_CLASSES, UNSCORED
 from repo_agent.traces.events import LlmAction
@@ -74,6 +76,7 @@ def render(comparison: Comparison, out: Path) -> str:
         endings=sorted({row.ended for arm in comparison.arms for row in arm.rows}),
         ended=[Counter(row.ended for row in arm.rows) for arm in comparison.arms],
         examples=_examples(comparison, link),
+        leaks=leaks(comparison.arms),
         caveats=caveats(comparison),
         provenance=_provenance(comparison),
         link=link,
@@ -203,8 +206,8 @@ def caveats(comparison: Comparison) -> list[str]:
     if any(arm.record["model"].split("+")[0] == "local:tiny" for arm in arms):
         lines.insert(
             0,
-            "The base model, tiny, was made sloppy on purpose. This shows that the machinery works; it is no evidence "
-            "about a 7B model.",
+            "The base model, tiny, was made sloppy on purpose. This demonstrates the machinery; it is no evidence about "
+            "a real model.",
         )
     for metric in ("validity", "pass_rate"):
         pair = next(p for p in comparison.pairs if p.metric == metric and {p.a, p.b} == _names(comparison))
@@ -235,14 +238,14 @@ def _provenance(comparison: Comparison) -> list[tuple[str, list[str]]]:
     for key in keys:
         values = [_plain(arm.record.get(key)) for arm in comparison.arms]
         lines.append((key, values[:1] if len(set(values)) == 1 else values))
-    return [*lines, ("run directory", [str(arm.path) for arm in comparison.arms])]
+    return [*lines, ("run directory", [shown(arm.path) for arm in comparison.arms])]
 
 
 def _plain(value: Any) -> str:
     if isinstance(value, list):
         return f"{len(value)} tasks"
     if isinstance(value, dict):
-        return ", ".join(f"{key} {inner}" for key, inner in value.items())
+        return ", ".join(f"{key} {_plain(inner)}" for key, inner in value.items())
     return "—" if value is None else str(value)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from repo_agent.evaluate import metrics
 from repo_agent.evaluate.arms import Arm
-from repo_agent.evaluate.verdict import Pair
+from repo_agent.evaluate.pairs import Pair
 from repo_agent.tools.verdict import LADDER
 
 FAMILIES: Mapping[str, tuple[str, tuple[str, ...]]] = {

@@ -133,30 +133,44 @@ def _job_line(scratch: Path, job: TestJob, marker: str) -> bytes:
 
 async def _run(scratch: Path, results: IO[bytes], wall_seconds: float, isolation: Isolation) -> _End:
     """Start the runner in its own session, wait for it at most `wall_seconds`, and leave no process behind."""
-    command = (*isolation.prefix, sys.executable, "-s", "-P", str(RUNNER), str(results.fileno()))
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-        env=_environment(scratch / "home"),
-        pass_fds=(results.fileno(),),
-        start_new_session=True,
-    )
-    assert process.stderr is not None
-    late = False
+    reading, writing = os.pipe()
+    fds = (results.fileno(), writing)
+    command = (*isolation.prefix, sys.executable, "-s", "-P", str(RUNNER), *map(str, fds))
     try:
-        # The runner closes stderr before it loads tested code: this ends early, and no grandchild can hold it.
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            env=_environment(scratch / "home"),
+            pass_fds=fds,
+            start_new_session=True,
+        )
+        os.close(writing)
+        return await _end(process, reading, wall_seconds)
+    finally:
+        os.close(reading)
+
+
+async def _end(process: asyncio.subprocess.Process, started: int, wall_seconds: float) -> _End:
+    """Wait for the runner, kill what it leaves. `started`: a pipe in which it leaves a byte before the tested code."""
+    assert process.stderr is not None
+    late, complaint = False, b""
+    try:
+        # The runner closes stderr before it loads tested code, so no grandchild can hold it.
         async with asyncio.timeout(wall_seconds):
             complaint = await process.stderr.read()
             await process.wait()
     except TimeoutError:
-        late, complaint = True, b""
+        late = True
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         code = await process.wait()
-    return _End(late, code, complaint.decode(errors="replace"))
+    os.set_blocking(started, False)
+    with contextlib.suppress(BlockingIOError):
+        return _End(late, bool(os.read(started, 1)), code, complaint.decode(errors="replace"))
+    return _End(late, False, code, complaint.decode(errors="replace"))
 
 
 def _environment(home: Path) -> dict[str, str]:
@@ -177,6 +191,8 @@ class _End:
     """How the runner's process ended: killed at the wall, its exit code (negative: a signal), and its last words."""
 
     late: bool
+    ready: bool
+    """Got as far as the tested code; from there on trouble is that code's."""
     code: int
     complaint: str
 
@@ -195,7 +211,7 @@ class _Results:
     """The runner's records, sorted by kind, with messages that name no address and no scratch path."""
 
     def __init__(self, records: Iterator[dict[str, Any]], marker: str, scratch: Path) -> None:
-        self.started = self.ended = False
+        self.ended = False
         self.collected: list[str] | None = None
         self.tests: list[tuple[str, str, str]] = []
         self.errors: list[tuple[str, str]] = []
@@ -203,8 +219,6 @@ class _Results:
         for record in records:
             name, message = _clean(record.get("id"), scratch), _clean(record.get("message"), scratch)
             match record.get("kind"):
-                case "started":
-                    self.started = True
                 case "collected":
                     self.collected = [_clean(entry, scratch) for entry in _listed(record.get("ids"))]
                 case "test":
@@ -239,7 +253,7 @@ def _clean(text: object, scratch: Path) -> str:
 
 
 def _verdict(results: _Results, end: _End, job: TestJob) -> Grade:
-    if not results.started and not end.late:
+    if not end.ready:
         raise InfraError("grade", f"the test runner did not start (exit {end.code}): {end.complaint.strip()[-500:]}")
     outcome = _outcome(results, end)
     passed, failed, skipped = (results.count(name) for name in ("passed", "failed", "skipped"))

@@ -1,10 +1,10 @@
 """The child of `grade`: runs pytest on the given files and reports each test, one JSON object a line.
 
-Started as a script with the number of an inherited file descriptor: an open file that holds the job as one JSON
-object, `{"root", "tests", "args", "seconds", "memory_bytes", "file_bytes", "marker"}`. The job is read and wiped, so
-the marker is in no argument list and no environment; then the same file takes the results:
+Started as a script with the numbers of two inherited file descriptors. The first is an open file that holds the job as
+one JSON object, `{"root", "tests", "args", "seconds", "memory_bytes", "file_bytes", "marker"}`. The job is read and
+wiped, so the marker is in no argument list and no environment. The second is a pipe that takes one byte when pytest is
+loaded: from there on, trouble is the tested code's. Then the file takes the results:
 
-{"kind": "started"}                                    pytest is loaded; from here on, trouble is the tested code's
 {"kind": "collected", "ids": [...]}                    in the order in which they will run
 {"kind": "error", "id", "message"}                     a file that could not be collected
 {"kind": "test", "id", "outcome", "message"}           passed, failed or skipped
@@ -43,7 +43,7 @@ CLOCK_FACTOR = 4
 """A test may take this many times its processor time on the clock."""
 
 
-def main(fd: int) -> None:
+def main(fd: int, started: int) -> None:
     """Read the job, set the limits, run the tests; standard output must lead to /dev/null."""
     os.set_inheritable(fd, False)
     with open(fd, "r+", closefd=False) as file:
@@ -56,7 +56,8 @@ def main(fd: int) -> None:
     os.chdir(job["root"])
     sys.path.insert(0, job["root"])
     reporter = Reporter(fd, job["seconds"])
-    reporter.write("started")
+    os.write(started, b"1")
+    os.close(started)
     # Standard output leads nowhere, and from here errors do too: what tests print is shown to no one, so nothing of it
     # has to be read, capped or waited for.
     os.dup2(1, 2)
@@ -158,4 +159,4 @@ def one_line(error: BaseException) -> str:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), int(sys.argv[2]))

@@ -14,6 +14,8 @@ import random
 import sys
 from functools import cache
 
+_TRIES = 200
+"""Draws of one kind before another is tried: words run out."""
 SUITE_SHARE = 8
 """One made-up name in so many belongs to the suites' pool."""
 
@@ -87,11 +89,13 @@ class NamePool:
     def draw(self) -> str:
         """A new lower-case identifier that is no keyword, builtin or standard module."""
         while True:
-            name = self._rng.choice(_KINDS)(self._rng, self._words)
-            fresh = name not in self._used and name not in _TAKEN
-            if fresh and in_suite_pool(name) == self._suite:
-                self._used.add(name)
-                return name
+            kind = self._rng.choice(_KINDS)
+            for _ in range(_TRIES):
+                name = kind(self._rng, self._words)
+                fresh = name not in self._used and name not in _TAKEN
+                if fresh and in_suite_pool(name) == self._suite:
+                    self._used.add(name)
+                    return name
 
 
 def _syllables(rng: random.Random, _words: list[str]) -> str:

@@ -54,6 +54,7 @@ class Task:
                 "tests": list(self.tests),
                 "pristine": list(self.pristine),
                 "args": list(self.test_args),
+                "seconds": self.test_seconds,
             }
         )
 

@@ -13,6 +13,8 @@ from repo_agent.tools.registry import Pattern, PositiveInt, Registry, RelPath, T
 
 MAX_FILES, MAX_CHARS, MAX_HITS = 500, 20_000, 200
 """Our caps: a larger number from the model is clamped, not refused."""
+MAX_BYTES = 2**20
+"""How much of one file is read."""
 GREP_SECONDS = 2.0
 HIT_CHARS = 200
 HIDDEN = frozenset({"__pycache__", ".git", ".pytest_cache"})
@@ -42,7 +44,7 @@ def grep(root: Path, pattern: Pattern, rel_dir: RelPath, max_hits: PositiveInt) 
     try:
         for path in _walk(root, rel_dir):
             name = path.relative_to(root.resolve()).as_posix()
-            for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+            for number, line in enumerate(_text(path, name).splitlines(), 1):
                 if compiled.search(line, timeout=max(0.001, deadline - time.monotonic())):
                     hits.append(f"{name}:{number}:{line[:HIT_CHARS]}")
                 if len(hits) >= limit:
@@ -56,11 +58,12 @@ def grep(root: Path, pattern: Pattern, rel_dir: RelPath, max_hits: PositiveInt) 
 def write_file(root: Path, rel_path: RelPath, content: str) -> str:
     """Write content, the whole new text, to the file rel_path; missing folders are made."""
     path = resolve(root, rel_path)
-    if path.is_dir():
-        raise ToolError("is_a_directory", f"{rel_path} is a folder")
+    if path.exists() and not path.is_file():
+        raise ToolError("is_a_directory", f"{rel_path} is no file")
     try:
+        data = content.encode()
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content, newline="")
+        path.write_bytes(data)
     except (OSError, UnicodeError) as error:
         raise ToolError("not_writable", f"cannot write {rel_path}") from error
     return f"wrote {rel_path}"
@@ -81,14 +84,19 @@ def _walk(root: Path, rel_dir: str) -> list[Path]:
     found = []
     for folder, subfolders, files in os.walk(base):
         subfolders[:] = sorted(name for name in subfolders if name not in HIDDEN)
-        found += [Path(folder, name) for name in files if not Path(folder, name).is_symlink()]
+        paths = [Path(folder, name) for name in files]
+        found += [path for path in paths if path.is_file() and not path.is_symlink()]
     return sorted(found)
 
 
 def _text(path: Path, rel_path: str) -> str:
+    """A file's text, of its first MAX_BYTES. Pipes and devices are no files: reading one could last for ever."""
     if path.is_dir():
         raise ToolError("is_a_directory", f"{rel_path} is a folder")
+    if not path.is_file():
+        raise ToolError("not_found", f"there is no file {rel_path}")
     try:
-        return path.read_text(errors="replace")
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES).decode(errors="replace")
     except OSError as error:
-        raise ToolError("not_found", f"there is no file {rel_path}") from error
+        raise ToolError("not_readable", f"cannot read {rel_path}") from error

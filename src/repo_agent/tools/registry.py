@@ -21,6 +21,7 @@ from typing import Annotated, Any
 import jsonschema
 import pydantic
 import regex
+from referencing.exceptions import Unresolvable
 
 from repo_agent.errors import InfraError, UserError
 from repo_agent.messages import ToolCall
@@ -125,7 +126,8 @@ class Registry:
             specs = [ToolSpec(f["name"], f.get("description", ""), _closed(f["parameters"])) for f in functions]
             for spec in specs:
                 jsonschema.Draft202012Validator.check_schema(spec.parameters)
-        except (AttributeError, KeyError, TypeError, jsonschema.SchemaError) as error:
+                list(spec.validator.iter_errors(dict.fromkeys(spec.parameters.get("properties", {}))))
+        except (AttributeError, KeyError, TypeError, jsonschema.SchemaError, Unresolvable) as error:
             raise UserError(
                 f"not a list of OpenAI tool schemas ({type(error).__name__}: {str(error).splitlines()[0]})",
                 where,
@@ -137,7 +139,7 @@ class Registry:
     def load(cls, path: Path) -> Registry:
         """`from_openai` of a JSON file."""
         try:
-            entries = json.loads(path.read_text())
+            entries = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"cannot read tool schemas ({error})", str(path), "Give a JSON file") from error
         return cls.from_openai(entries, str(path))
@@ -174,14 +176,22 @@ def cut(text: str, limit: int) -> tuple[str, int]:
 
 def lexical_fault(rel: str) -> str | None:
     """Why a relative path is refused by its text alone, or None."""
-    if "\0" in rel:
-        return "a path holds no NUL character"
+    if "\0" in rel or not _is_utf8(rel):
+        return "a path is plain text without NUL"
     path = PurePosixPath(rel)
     if path.is_absolute() or "\\" in rel:
         return "a path is relative to the repository root and uses /"
     if ".." in path.parts:
         return "a path may not contain .."
     return None
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 _FAULT_ORDER = ("unknown_tool", "missing_arg", "unexpected_arg", "wrong_type", "bad_value")
@@ -235,6 +245,6 @@ def _compiles(value: object) -> bool:
     if isinstance(value, str):
         try:
             regex.compile(value)
-        except (regex.error, RecursionError, OverflowError):
+        except (regex.error, RecursionError, OverflowError, ValueError):
             return False
     return True

@@ -36,6 +36,7 @@ UNSCORED = frozenset({"infra_error", "final"})
 """Turn classes outside the denominator of validity."""
 LADDER = ("parses", "known", "arguments", "executes")
 _RUNGS_PASSED = {
+    "early_final": 1,
     "unknown_tool": 1,
     "missing_arg": 2,
     "unexpected_arg": 2,

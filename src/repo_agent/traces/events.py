@@ -140,10 +140,10 @@ class RunEnd(Event):
     passed: bool | None
     steps: int
     """Assistant turns, bad ones too."""
-    prompt_tokens: int
-    completion_tokens: int
+    prompt_tokens: int | None
+    """Over all requests; None where the server did not say."""
+    completion_tokens: int | None
     seconds: float
-    cost_usd: float | None = None
     error: str = ""
 
 

@@ -33,20 +33,18 @@ def read_trace(path: Path) -> Trace:
     records, problems = read_lines(path)
     if not records:
         raise UserError("holds no whole line, so no run", str(path), REMEDY)
-    first = records[0][1]
-    if "payload" in first:
-        return older_trace(path, records, problems)
-    return _v1_trace(path, _typed(path, records), problems)
+    return _trace(path, records, problems)
 
 
 def read_traces(paths: Iterable[Path]) -> tuple[list[Trace], list[str]]:
     """Every trace under the given paths, and the problems met, each with its file; files without a run among them."""
     traces, problems = [], []
     for path in find_traces(paths):
-        if not read_lines(path)[0]:
+        records, torn = read_lines(path)
+        if not records:
             problems.append(f"{path}: holds no whole line, so no run")
             continue
-        trace = read_trace(path)
+        trace = _trace(path, records, torn)
         traces.append(trace)
         problems += trace.problems
     return traces, problems
@@ -105,6 +103,12 @@ def _object(line: bytes) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
+def _trace(path: Path, records: Sequence[tuple[int, dict[str, Any]]], problems: list[str]) -> Trace:
+    if "payload" in records[0][1]:
+        return older_trace(path, records, problems)
+    return _v1_trace(path, _typed(path, records), problems)
+
+
 def _typed(path: Path, records: Sequence[tuple[int, dict[str, Any]]]) -> list[tuple[int, events.AnyEvent]]:
     typed = []
     for number, record in records:
@@ -129,7 +133,6 @@ def _v1_trace(path: Path, log: list[tuple[int, events.AnyEvent]], problems: list
         shape="v1",
         task=start.task,
         group=start.group,
-        task_hash=start.task_hash,
         suite=start.suite,
         rollout=start.rollout,
         arm=start.arm,
@@ -155,13 +158,13 @@ def _v1_turns(path: Path, system: str, log: list[tuple[int, events.AnyEvent]]) -
                 raise UserError("a line is missing before this request", f"{path}:{number}", REMEDY)
             if turns and turns[-1].ok is None and turns[-1].turn_class in _HAVE_RESULTS:
                 raise UserError("the result of the call before this request is missing", f"{path}:{number}", REMEDY)
-            messages += [Message.from_dict(message.model_dump()) for message in event.messages]
+            messages += [_message(message, f"{path}:{number}") for message in event.messages]
             asked = True
         elif isinstance(event, events.LlmAction):
             if not asked:
                 raise UserError("the request of this reply is missing", f"{path}:{number}", REMEDY)
             asked = False
-            turns.append(_v1_turn(event, messages))
+            turns.append(_v1_turn(event, messages, f"{path}:{number}"))
             messages.append(turns[-1].reply)
         elif isinstance(event, events.ToolResultEvent | events.Final):
             if not turns or turns[-1].t != event.t:
@@ -170,16 +173,30 @@ def _v1_turns(path: Path, system: str, log: list[tuple[int, events.AnyEvent]]) -
     return turns
 
 
-def _v1_turn(action: events.LlmAction, messages: list[Message]) -> Turn:
+def _message(message: events.WireMessage, where: str) -> Message:
+    try:
+        return Message.from_dict(message.model_dump())
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"a message with a call that cannot be read ({error})", where, REMEDY) from error
+
+
+def _v1_turn(action: events.LlmAction, messages: list[Message], where: str) -> Turn:
     return Turn(
         t=action.t or 0,
         context=tuple(messages),
         text=action.text,
         reply=Message("assistant", action.text),
-        call=ToolCall(action.call["name"], action.call["args"]) if action.call else None,
+        call=_call(action.call, where) if action.call else None,
         finish_reason=action.finish_reason,
         turn_class=action.turn_class,
     )
+
+
+def _call(call: dict[str, Any], where: str) -> ToolCall:
+    name, args = call.get("name"), call.get("args")
+    if not isinstance(name, str) or not isinstance(args, dict):
+        raise UserError("a call without a name or without args", where, REMEDY)
+    return ToolCall(name, args)
 
 
 def _with(turn: Turn, event: events.ToolResultEvent | events.Final) -> Turn:

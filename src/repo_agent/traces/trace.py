@@ -25,6 +25,8 @@ class Turn:
     """The assistant message as it stands in the next context."""
     call: ToolCall | None = None
     final: dict[str, Any] | None = None
+    broken_arguments: bool = False
+    """Whether it was a native call whose arguments are no JSON object: then `call` is None."""
     finish_reason: str | None = None
     turn_class: str | None = None
     """As recorded when the model ran; the older shape has none."""
@@ -42,7 +44,6 @@ class Trace:
     """`v1`, or `older`."""
     task: str
     group: str
-    task_hash: str | None
     suite: str | None
     rollout: int | None
     arm: str | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,6 +63,8 @@ class RunRecord(pydantic.BaseModel):
     seed: int
     device: str
     versions: dict[str, str]
+    train_tasks: list[str]
+    """Tasks that a trained row came from."""
     rows: int
     """Rows trained on: a trajectory gives one, or more where its prompts do not go on from each other."""
     dropped_too_long: int
@@ -98,3 +101,9 @@ def read_record(adapter: Path) -> RunRecord:
     except (OSError, pydantic.ValidationError) as error:
         remedy = "Give a directory that `repo-agent train` wrote"
         raise UserError(f"has no readable {RECORD}", str(adapter), remedy) from error
+
+
+def adapter_hash(adapter: Path) -> str:
+    """16 hex digits of the SHA-256 of an adapter's weights."""
+    with (adapter / "adapter_model.safetensors").open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
