@@ -103,6 +103,29 @@ def test_a_call_without_a_recorded_result_is_left_out(tmp_path: Path) -> None:
     assert inventory([path])["turns"] == {"infra_error": 1}
 
 
+@pytest.mark.parametrize("arguments", ['{"rel_dir": ".", ', "[1]"])
+def test_native_arguments_that_are_no_object_are_counted(tmp_path: Path, tiny_base: Path, arguments: str) -> None:
+    path = tmp_path / "native.jsonl"
+    text = (FIXTURES / "native" / "fix_mean.jsonl").read_text()
+    good = json.dumps('{"rel_dir": ".", "max_files": 50}')
+    assert text.count(good) == 5
+    path.write_text(text.replace(good, json.dumps(arguments)))
+    assert inventory([path])["turns"] == {"json_invalid": 1, "missing_arg": 1, "ok": 3, "final": 1}
+    assert inventory([path])["raw_unknown"] == 5
+    for rerender in (False, True):
+        made = build([path], tmp_path / f"set{rerender}", no_split=True, rerender=rerender, tokenizer=str(tiny_base))
+        assert made["funnel"]["strict_valid"] == 2 and made["rows"] == 3
+
+
+def test_a_native_trace_that_ends_with_arguments_cut_off_counts_them(tmp_path: Path) -> None:
+    path = tmp_path / "native.jsonl"
+    lines = (FIXTURES / "native" / "fix_mean.jsonl").read_text().splitlines(keepends=True)[:-3]
+    for raw, turn_class in [('{"rel_path": "st', "json_invalid"), ("I am done.", "no_call")]:
+        last = {"kind": "llm_parse_error", "payload": {"raw": raw}}
+        path.write_text("".join([*lines, json.dumps(last) + "\n"]))
+        assert [step.turn_class for step in candidates([read_trace(path)])][-1] == turn_class
+
+
 # --- gates and funnel
 
 
@@ -331,6 +354,31 @@ def test_another_agents_traces_are_put_into_our_protocol(tmp_path: Path, tiny_ba
     assert messages[3]["content"] == "[tool_result] stats.py\ntest_stats.py"
     assert messages[-1]["content"] == JSON.render_final("mean divides by the count")
     assert "DRIVER NOTE" not in (tmp_path / "ours" / "steps.jsonl").read_text()
+
+
+def test_a_dataset_without_a_split_says_so_loudly(mixed: RunDir, tmp_path: Path, tiny_base: Path) -> None:
+    for no_split, tasks in ((True, ["a", "c"]), (False, ["a"])):
+        out = tmp_path / f"set{no_split}"
+        build([mixed.path], out, no_split=no_split, tokenizer=str(tiny_base))
+        data, card = read_dataset(out), (out / "card.md").read_text()
+        assert data.tasks == tasks and (data.record["split"] is None) == no_split
+        warned = "SPLIT OFF" in card.split("## Funnel")[0] and "Never report held-out results" in card
+        assert warned == no_split
+
+
+@pytest.mark.parametrize("home", ["/root", "/root/", "/srv/people/someone.x"])
+def test_the_users_own_home_stays_out_wherever_it_lies(monkeypatch: pytest.MonkeyPatch, home: str) -> None:
+    monkeypatch.setenv("HOME", home)
+    own = home.rstrip("/")
+    for around in ("{}", "cd {}", "in {}/x.py", "'{}'", '"{}/x"', "at {}.", "{}:/bin", "(file://{}/x)", r'"out\n{}/x"'):
+        assert scrub(around.format(own)) == around.format("~")
+    for longer in (f"{own}2", f"{own}-old/x", f"{own}.bak", f"src{own}/x", f"..{own}/x", f"https:/{own}/x"):
+        assert scrub(longer) == longer
+
+
+def test_a_home_at_the_root_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/")
+    assert scrub("ls / /etc a/ b") == "ls / /etc a/ b"
 
 
 def test_home_folders_and_keys_stay_out() -> None:

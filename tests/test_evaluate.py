@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import random
 import shlex
+import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +22,8 @@ from repo_agent.agent import Limits
 from repo_agent.errors import UserError
 from repo_agent.evaluate import metrics, stats
 from repo_agent.evaluate.arms import eval_command, load_arm, load_arms
-from repo_agent.evaluate.verdict import compare_runs, settled_label
+from repo_agent.evaluate.pairs import pair, settled_label
+from repo_agent.evaluate.verdict import compare_runs
 from repo_agent.models import Sampling
 from repo_agent.tools.verdict import LADDER
 from repo_agent.traces import events
@@ -124,7 +127,7 @@ def test_the_figures_of_an_arm_by_hand(tmp_path: Path) -> None:
     arm = load_arm(make_run(tmp_path / "a", [first, second], passed=[True, False]))
     assert metrics.by_task(arm, "validity") == {"t00": 3 / 4, "t01": 0.0}
     assert metrics.overall(arm, "validity") == metrics.overall(arm, "executes") == 3 / 8
-    assert metrics.overall(arm, "parses") == pytest.approx((3 / 4 + 2 / 3) / 2)
+    assert metrics.overall(arm, "parses") == pytest.approx((3 / 4 + 3 / 3) / 2), "an early final parses"
     assert metrics.overall(arm, "known") == metrics.overall(arm, "arguments") == pytest.approx((3 / 4 + 1 / 3) / 2)
     assert metrics.overall(arm, "lenient") == 1 / 2
     assert metrics.overall(arm, "pass_rate") == 1 / 2
@@ -270,10 +273,41 @@ def test_the_command_that_finishes_a_run(tmp_path: Path) -> None:
     options = dict(zip(words[2:-2:2], words[3:-2:2], strict=True))
     assert options["--out"] == str(path) and options["--rollouts"] == "2" and options["--max-tokens"] == "4096"
     assert options["--max-steps"] == "16" and options["--tests"] == "on_write" and options["--split"] == "held-out"
-    assert words[-2:] == ["--constrain", "--stop-on-pass"] and "--held-out" not in options
+    assert words[-2:] == ["--constrain", "--stop-on-pass"] and options["--held-out"] == "1"
     other = make_run(tmp_path / "other", [[OK]], train=["x"] * 9, isolation="unsafe-local")
     assert eval_command(load_arm(other)).endswith("--tests on_write --unsafe-local")
     assert "--held-out 1 " in eval_command(load_arm(other))
+
+
+def test_paths_are_shown_relative_or_with_a_tilde_that_the_shell_expands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    path = make_run(tmp_path / "home" / "my run", [[OK]], wanted=2)
+    monkeypatch.chdir(tmp_path)
+    assert "--out 'home/my run' " in eval_command(load_arm(path))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    command = eval_command(load_arm(path))
+    assert str(tmp_path) not in command
+    words = subprocess.run(["sh", "-c", f"printf '%s\\n' {command}"], capture_output=True, text=True, check=True).stdout
+    assert str(path) in words.splitlines()
+
+
+def test_tasks_that_an_adapter_was_trained_on_are_counted(tmp_path: Path) -> None:
+    leaky = {"hash": "h", "train_tasks": ["t00", "t02", "x"]}
+    made = runs(
+        tmp_path,
+        ("base", varied(9, 1), {"adapter": None}),
+        ("clean", [[OK, OK]] * 9, {"model": TUNED, "adapter": {"hash": "h", "train_tasks": ["x"]}}),
+        ("old", [[OK, OK]] * 9, {"model": TUNED}),
+        ("tuned", [[OK, OK]] * 9, {"model": TUNED, "adapter": leaky}),
+    )
+    comparison = compare_runs(made)
+    assert [arm["leaked_tasks"] for arm in comparison.to_json()["arms"]] == [0, 0, 0, 2]
+    warned = [line for line in comparison.text() if line.startswith("Leak")]
+    assert len(warned) == 1 and "of tuned was trained on 2 of these 9 tasks" in warned[0]
 
 
 # --- verdict ---------------------------------------------------------------------------------------------------------
@@ -291,21 +325,50 @@ def test_better_names_its_numbers_and_the_json_has_its_keys(tmp_path: Path) -> N
     printed = json.loads(json.dumps(comparison.to_json(), allow_nan=False))
     assert set(printed) == {"arms", "pairs", "verdict"}
     keys = {"name", "validity", "ladder", "lenient", "classes", "pass_rate", "mean_calls", "mean_steps"}
-    assert set(printed["arms"][0]) == keys | {"tasks", "rollouts", "owed"}
+    assert set(printed["arms"][0]) == keys | {"tasks", "rollouts", "owed", "leaked_tasks"}
     assert list(printed["arms"][0]["ladder"]) == list(LADDER)
     assert (printed["arms"][0]["tasks"], printed["arms"][0]["rollouts"], printed["arms"][0]["owed"]) == (9, 18, 0)
     assert set(printed["pairs"][0]) == {"a", "b", "metric", "difference", "interval", "p"}
     assert [pair["metric"] for pair in printed["pairs"]] == list(metrics.METRICS)
     assert list(printed["verdict"]) == ["label", "metric", "effect", "mde", "cheapest", "next_step"]
+    said = comparison.text()
+    assert said[:2] == [verdict.sentence, verdict.evidence] and said[-1] == f"Next step: {verdict.next_step}"
+    assert said[2] == f"{comparison.cheapest_is} tuned. {verdict.why_cheapest}" and len(said) == 4
+
+
+LEARNED = [[["ok"] * 19 + ["missing_arg"] * (t % 3 == 0)] * 2 for t in range(9)]
+"""Validity from 95% to 100%, a little below on every third task."""
 
 
 @pytest.mark.parametrize(
-    ("tuned", "step"), [([[OK, OK]] * 9, "DPO"), (varied(9, 4), "more varied contexts and stop examples")]
+    ("base", "tuned", "base_passes", "passes", "label", "step"),
+    [
+        (weak(9), LEARNED, 1, 9, "better", "more rollouts pass: generate preference data"),
+        (weak(9), LEARNED, 7, 8, "better", "DPO"),
+        (weak(9), varied(9, 4), 1, 9, "better", "more rollouts pass: generate preference data"),
+        (weak(9), varied(9, 4), 5, 5, "better", "at least half of the rollouts pass: generate preference data"),
+        (weak(9), varied(9, 4), 4, 4, "better", "more varied contexts and stop examples"),
+        ([[OK, OK]] * 9, LEARNED, 9, 9, "inconclusive", "Both arms have the schema (100.0% and 98.3% valid)"),
+        (
+            varied(5, 1),
+            [[OK, OK]] * 5,
+            0,
+            0,
+            "inconclusive",
+            "(DPO), on data that the tuned model generates. That it has",
+        ),
+        (varied(9, 3), varied(9, 3), 9, 9, "inconclusive", "add tasks"),
+    ],
 )
-def test_the_next_step_where_passes_do_not_move(tmp_path: Path, tuned: Any, step: str) -> None:
-    comparison = compare_runs(runs(tmp_path, ("base", weak(9), {}), ("tuned", tuned, {"model": TUNED})))
-    assert comparison.verdict.label == "better"
-    assert step in comparison.verdict.next_step
+def test_the_next_step_follows_from_validity_and_passes(
+    tmp_path: Path, base: Any, tuned: Any, base_passes: int, passes: int, label: str, step: str
+) -> None:
+    grades = [[t < count for t in range(9)] for count in (base_passes, passes)]
+    made = ("base", base, {"passed": grades[0]}), ("tuned", tuned, {"model": TUNED, "passed": grades[1]})
+    verdict = compare_runs(runs(tmp_path, *made)).verdict
+    assert verdict.label == label and step in verdict.next_step
+    if step.startswith("Both"):
+        assert "DPO" in verdict.next_step and "dd tasks" not in verdict.next_step
 
 
 def test_worse_names_the_class_that_grew(tmp_path: Path) -> None:
@@ -410,4 +473,57 @@ def test_a_label_that_owed_rollouts_could_overturn_is_withheld(tmp_path: Path) -
     comparison = compare_runs(made, allow_owed=True)
     assert pair_of(comparison, "validity").label == "better"
     assert settled_label(base, tuned, "validity") == comparison.verdict.label == "inconclusive"
-    assert "could overturn" in comparison.verdict.next_step
+    assert "might overturn" in comparison.verdict.next_step
+
+
+def test_a_label_is_withheld_where_only_a_mixture_of_outcomes_overturns_it(tmp_path: Path) -> None:
+    """All owed rollouts bad: better. All good: better. One good among bad ones: the spread hides the effect."""
+    base = [[["missing_arg"]] * 2] * 8
+    played = [["ok"] + ["missing_arg"] * (t % 2) for t in range(8)]
+    bad, good = ["missing_arg"] * Limits().max_steps, ["ok"] * Limits().max_steps
+
+    def ended(name: str, outcomes: list[list[str]]) -> list[Path]:
+        tuned = [[first, second] for first, second in zip(played, outcomes, strict=True)]
+        return runs(tmp_path / name, ("base", base, {}), ("tuned", tuned, {"model": TUNED}))
+
+    could_be = {
+        name: compare_runs(ended(name, outcomes)).verdict.label
+        for name, outcomes in {"bad": [bad] * 8, "good": [good] * 8, "mixed": [good] + [bad] * 7}.items()
+    }
+    assert could_be == {"bad": "better", "good": "better", "mixed": "inconclusive"}
+    owing = ("tuned", [[first] for first in played], {"model": TUNED, "wanted": 2})
+    base_arm, tuned = load_arms(runs(tmp_path / "owing", ("base", base, {}), owing))
+    assert pair(base_arm, tuned, "validity").label == "better" and pair(tuned, base_arm, "validity").label == "worse"
+    assert settled_label(base_arm, tuned, "validity") == settled_label(tuned, base_arm, "validity") == "inconclusive"
+
+
+BOUND = st.tuples(st.floats(0.1, 0.5), st.floats(0, 0.25)).map(lambda b: stats.Interval(b[0], b[0] + b[1]))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(BOUND, min_size=6, max_size=9),
+    st.lists(st.tuples(st.floats(-0.3, 0), st.floats(0, 0.5)).map(lambda b: stats.Interval(*b)), max_size=1),
+    st.randoms(use_true_random=False),
+)
+def test_what_is_clear_of_zero_stays_so_wherever_the_owed_differences_fall(
+    sure: list[stats.Interval], maybe: list[stats.Interval], draw: random.Random
+) -> None:
+    if not stats.clear_of_zero(sure, maybe):
+        return
+    for _ in range(12):
+        there = [*sure, *(bound for bound in maybe if draw.random() < 0.7)]
+        values = [draw.choice([*bound, draw.uniform(*bound)]) for bound in there]
+        interval, p = stats.paired_t(values), stats.sign_flip_p(values)[0]
+        assert interval is not None and interval.low > 0 and p < 0.05
+
+
+def test_bounds_clear_of_zero_by_hand() -> None:
+    """Wide bounds on one task of nine leave the label; on one of six, or where all could move alike, they do not."""
+    narrow = [stats.Interval(0.5 + t / 100, 0.5 + t / 100) for t in range(8)]
+    wide, missing = stats.Interval(0.1, 0.9), stats.Interval(-0.5, 0.5)
+    assert stats.clear_of_zero([*narrow, wide]) and stats.clear_of_zero(narrow, [missing])
+    assert not stats.clear_of_zero(narrow[:5], [missing]), "five tasks may be all there is"
+    assert not stats.clear_of_zero([*narrow[:5], stats.Interval(-0.5, 0.9)])
+    assert not stats.clear_of_zero([stats.Interval(0.4, 0.6)] * 9), "all could move by 0.5"
+    assert not stats.clear_of_zero([stats.Interval(-high, -low) for low, high in [*narrow, wide]])

@@ -20,6 +20,7 @@ from repo_agent.tools.verdict import TURN_CLASSES, judge, lenient_ok, rungs
 JSON = PROTOCOLS["json"]
 REGISTRY = default_registry()
 READ = '{"type":"tool_call","name":"read_file","args":{"rel_path":"a.py","max_chars":9}}'
+GREP = r'grep","args":{"pattern":"m{4s<\\g<L","rel_dir":".","max_hits":1'
 FINAL = '{"type":"final","summary":"done"}'
 
 
@@ -44,7 +45,7 @@ def turn_class(text: str, *, truncated: bool = False, any_call: bool = True) -> 
         ('{"type":"tool_call","name":"read_file","args":{"rel_path":"a","max_chars":1e999}}', "json_invalid"),
         ('{"type":"tool_call","name":"read_file","args":{"a":' + "[" * 60 + "]" * 60 + "}}", "json_invalid"),
         ('{"type":"tool_call","name":"read_file","args":{"a":' + "[" * 9999 + "]" * 9999 + "}}", "no_call"),
-        ('{"type":"tool_call","name":"grep","args":{"pattern":"m{4s<\\\\g<L","rel_dir":".","max_hits":1}}', "bad_value"),
+        (READ.replace('read_file","args":{"rel_path":"a.py","max_chars":9', GREP), "bad_value"),
         (READ[:-5], "no_call"),
         (READ + READ, "multiple_calls"),
         (f"{READ}\n{FINAL}", "multiple_calls"),

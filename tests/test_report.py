@@ -70,7 +70,8 @@ def test_the_page_opens_with_the_verdict(report: tuple[Comparison, Path]) -> Non
     text = (out / "report.html").read_text()
     assert comparison.verdict.label == "better"
     assert text.index(comparison.verdict.sentence) < text.index("<table")
-    assert "no evidence about a 7B model" in text.replace("\n", " ")
+    assert "no evidence about a real model" in text and "made sloppy on purpose" in text
+    assert "lenient (executed or not)" in text and "Leak" not in text
     assert "missing_arg (6)" in text and "bubblewrap" in text
 
 
@@ -135,3 +136,31 @@ def test_an_output_folder_that_exists_is_refused_and_a_failure_leaves_nothing(tm
     with pytest.raises(UserError, match="lacks"):
         compare(runs, tmp_path / "new" / "out")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_leak_is_red_and_first_among_the_caveats(tmp_path: Path) -> None:
+    runs = three_arms(tmp_path / "runs", adapter={"hash": "h", "train_tasks": ["t01", "t02"]})
+    compare(runs, tmp_path / "out")
+    text = (tmp_path / "out" / "report.html").read_text()
+    first = text[text.index("What this does not show") :].split("<li", 2)[1]
+    assert 'class="is-worse"' in first and "trained on 2 of these 9 tasks" in first
+    assert "train_tasks 2 tasks" in text and "['t01'" not in text
+
+
+def test_another_base_than_the_tiny_one_is_not_called_sloppy(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / "a", [[BAD]], model="local:b"), make_run(tmp_path / "b", [[OK]], model="local:b+t")]
+    compare(runs, tmp_path / "out")
+    assert "sloppy" not in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_no_home_folder_in_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs under a home folder, compared from elsewhere; owed rollouts put their path into the next step."""
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    runs = [make_run(home / name / "a", [[BAD]], arm="same", wanted=2) for name in ("x", "y")]
+    elsewhere.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(elsewhere)
+    compare(runs, home / "out")
+    for name in ("report.html", "comparison.json"):
+        text = (home / "out" / name).read_text()
+        assert str(home) not in text and "~/x/a" in text

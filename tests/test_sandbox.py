@@ -14,8 +14,9 @@ import pytest
 
 from repo_agent.errors import InfraError, UserError
 from repo_agent.sandbox import isolate
-from repo_agent.sandbox.grade import Grade, TestJob, grade
+from repo_agent.sandbox.grade import TestJob, grade
 from repo_agent.sandbox.isolate import Isolation, probe
+from repo_agent.sandbox.results import Grade
 from repo_agent.sandbox.workspace import Workspace
 
 LOCAL = Isolation("unsafe-local")

@@ -259,6 +259,37 @@ def test_a_file_without_a_run_is_listed_and_the_rest_is_read(run: RunDir, trace:
         read_trace(empty)
 
 
+def test_each_file_is_read_once(run: RunDir, trace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, read_bytes = [], Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or read_bytes(path))
+    assert len(read_traces([run.path])[0]) == 1 and read == [trace]
+
+
+@pytest.mark.parametrize(
+    "call", [{"name": "grep"}, {"args": {}}, {"name": 1, "args": {}}, {"name": "grep", "args": "{}"}]
+)
+def test_a_recorded_call_without_name_or_args_stops_with_its_place(trace: Path, call: dict) -> None:
+    lines = lines_of(trace)
+    place = next(index for index, line in enumerate(lines) if json.loads(line)["kind"] == "llm_action")
+    lines[place] = json.dumps({**json.loads(lines[place]), "call": call}) + "\n"
+    trace.write_text("".join(lines))
+    with pytest.raises(UserError, match="without a name") as caught:
+        read_trace(trace)
+    assert caught.value.where == f"{trace}:{place + 1}"
+
+
+def test_a_sent_call_that_cannot_be_read_stops_with_its_place(trace: Path) -> None:
+    lines = lines_of(trace)
+    place = next(index for index, line in enumerate(lines) if json.loads(line)["kind"] == "llm_request")
+    request = json.loads(lines[place])
+    request["messages"][-1]["tool_calls"] = [{"function": {"name": "grep"}}]
+    lines[place] = json.dumps(request) + "\n"
+    trace.write_text("".join(lines))
+    with pytest.raises(UserError, match="arguments") as caught:
+        read_trace(trace)
+    assert caught.value.where == f"{trace}:{place + 1}"
+
+
 def test_only_whole_traces_of_a_run_directory_are_found(run: RunDir, trace: Path) -> None:
     writer = run.claim("b", 0)
     assert writer
@@ -306,3 +337,91 @@ def test_a_damaged_older_trace_keeps_its_turns(tmp_path: Path) -> None:
     path.write_text("".join(lines[:-1]) + lines[-1][:40])
     trace = read_trace(path)
     assert len(trace.turns) == 6 and trace.passed is None and not trace.whole and len(trace.problems) == 2
+
+
+def changed(tmp_path: Path, kind: str, change, shape: str = "native") -> tuple[Path, int]:
+    """A copy of an older fixture with `change` put to its last event of a kind, and the number of that line."""
+    records = [json.loads(line) for line in lines_of(FIXTURES / shape / "fix_mean.jsonl")]
+    place = max(index for index, record in enumerate(records) if record["kind"] == kind)
+    change(records[place])
+    path = tmp_path / "changed.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path, place + 1
+
+
+def put(value, *keys):
+    """A change of one entry of a nested record."""
+
+    def change(record) -> None:
+        for key in keys[:-1]:
+            record = record[key]
+        record[keys[-1]] = value
+
+    return change
+
+
+MESSAGES = ("payload", "messages")
+FUNCTION = (*MESSAGES, 2, "tool_calls", 0, "function")
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "what"),
+    [
+        ("tool_result", put("fine", "payload", "obs"), "'obs' is not an object"),
+        ("tool_result", put("yes", "payload", "obs", "ok"), "'ok' is not true or false"),
+        ("tool_result", put(["a"], "payload", "obs", "output"), "'output' is not a text"),
+        ("run_start", put("m", "meta"), "'meta' is not an object"),
+        ("run_start", put(["m"], "meta", "model"), "'model' is not a text"),
+        ("run_end", put("done", "payload", "state"), "'state' is not an object"),
+        ("run_end", put("ok", "payload", "state", "last_test"), "'last_test' is not an object"),
+        ("run_end", put(["run_end"], "kind"), "unknown kind"),
+        ("llm_action", put("read", "payload", "action"), "'action' is not an object"),
+        ("llm_action", put({"raw": 3}, "payload"), "'raw' is not an object"),
+        ("llm_request", put("hello", *MESSAGES), "'messages' is not a list"),
+        ("llm_request", put([], *MESSAGES), "without messages"),
+        ("llm_request", put("hello", *MESSAGES, 1), "a message that cannot be read"),
+        ("llm_request", put({"content": "x"}, *MESSAGES, 1), "without a role"),
+        ("llm_request", put(3, *MESSAGES, 1, "content"), "no text"),
+        ("llm_request", put([{"type": "image_url"}], *MESSAGES, 1, "content"), "'text'"),
+        ("llm_request", put("calls", *MESSAGES, 2, "tool_calls"), "a message that cannot be read"),
+        ("llm_request", put({"arguments": "{}"}, *FUNCTION), "'name'"),
+        ("llm_request", put(None, *FUNCTION, "name"), "without a name"),
+    ],
+)
+def test_an_older_record_of_another_shape_stops_with_its_place(tmp_path: Path, kind: str, change, what: str) -> None:
+    path, number = changed(tmp_path, kind, change)
+    with pytest.raises(UserError, match=what) as caught:
+        read_trace(path)
+    assert caught.value.where == f"{path}:{number}" and caught.value.remedy
+
+
+def test_a_message_in_parts_is_its_text(tmp_path: Path) -> None:
+    parts = [{"type": "text", "text": "GOAL:\n"}, {"type": "text", "text": "mend it"}]
+    path, _ = changed(tmp_path, "llm_request", put(parts, *MESSAGES, 1, "content"))
+    assert read_trace(path).turns[-1].context[1] == Message("user", "GOAL:\nmend it")
+
+
+@pytest.mark.parametrize("arguments", ['{"rel_dir": ".", ', "", "[1]", '"x"', "[" * 100_000])
+def test_arguments_that_are_no_object_stay_as_text(tmp_path: Path, arguments: str) -> None:
+    path = tmp_path / "bad.jsonl"
+    records = [json.loads(line) for line in lines_of(FIXTURES / "native" / "fix_mean.jsonl")]
+    for record in records:
+        if len(record["payload"].get("messages", [])) > 2:
+            put(arguments, *FUNCTION, "arguments")(record)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    trace = read_trace(path)
+    first, second = trace.turns[:2]
+    assert (first.broken_arguments, first.call, first.text) == (True, None, arguments)
+    assert first.reply == second.context[2] == Message("assistant", arguments)
+    assert trace.protocol == "native" and not second.broken_arguments and second.call
+
+
+@pytest.mark.parametrize(("args", "text"), [('{"rel_path"', '{"rel_path"'), ([1], None), (None, None)])
+def test_the_last_native_action_may_have_arguments_that_are_no_object(tmp_path: Path, args, text: str | None) -> None:
+    action = {"type": "tool_call", "name": "read_file", "args": args}
+    path, _ = changed(tmp_path, "llm_action", put({"t": 5, "action": action}, "payload"))
+    turn = read_trace(path).turns[-1]
+    assert (turn.broken_arguments, turn.call, turn.text) == (True, None, text)
+    action["args"] = '{"rel_path": "a"}'
+    path, _ = changed(tmp_path, "llm_action", put({"t": 5, "action": action}, "payload"))
+    assert read_trace(path).turns[-1].call == ToolCall("read_file", {"rel_path": "a"})

@@ -116,7 +116,7 @@ def classify(trace: Trace, registry: Registry) -> list[Verdict]:
     protocol = PROTOCOLS.get(trace.protocol, protocol_named("json"))
     for turn in trace.turns:
         verdict = judge(
-            _parsed(turn, protocol, trace.protocol),
+            _parsed(turn, protocol, trace.protocol == "native"),
             registry,
             truncated=turn.finish_reason == "length",
             any_call=any_call,
@@ -139,11 +139,14 @@ def scrub(text: str) -> str:
     return _KEY.sub("[key]", _HOME.sub("~", text)).encode(errors="replace").decode()
 
 
-def _parsed(turn: Turn, protocol: Protocol, spoken: str) -> Parsed:
-    """What a turn says. In a native trace, raw text that only begins like JSON is what is known of a call's arguments."""
+def _parsed(turn: Turn, protocol: Protocol, native: bool) -> Parsed:
+    """What a turn says. The last reply of a native trace has no next request that shows whether it was a call.
+
+    Where it could not be parsed and begins like JSON, it is taken for a call's arguments.
+    """
     parsed = protocol.parse(turn.text if turn.text is not None else _spoken(turn))
-    cut = spoken == "native" and parsed.fault == "no_call" and (turn.text or "").lstrip().startswith(("{", "["))
-    if turn.broken_arguments or cut:
+    begins_like_json = (turn.text or "").lstrip().startswith(("{", "["))
+    if turn.broken_arguments or (native and parsed.fault == "no_call" and begins_like_json):
         return Parsed(fault="json_invalid", error="the arguments are no JSON object")
     return parsed
 

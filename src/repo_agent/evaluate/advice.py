@@ -38,7 +38,7 @@ def _after_better(reference: Arm, tuned: Arm) -> str:
     if _competent(tuned):
         return f"The schema is learned, but the pass rate is not shown to move. {_DPO}"
     if (metrics.overall(tuned, "pass_rate") or 0) >= 0.5:
-        return "Validity is up and half of the rollouts pass: generate preference data with the tuned model."
+        return "Validity is up and at least half of the rollouts pass: generate preference data with the tuned model."
     return "Validity is up but passes are not: put more varied contexts and stop examples into the training traces."
 
 

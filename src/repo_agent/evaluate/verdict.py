@@ -1,7 +1,7 @@
 """The conclusion of a comparison: every pair of arms on every metric, and one verdict.
 
-While an arm owes rollouts the verdict is `incomplete`. Where the reader allows that, `better` and `worse` are given only
-where no owed rollout could change them (see `pairs.settled_label`).
+While an arm owes rollouts the verdict is `incomplete`. Where the reader allows that, `better` and `worse` are given
+only where no owed rollout could change them (see `pairs.settled_label`).
 """
 
 from __future__ import annotations

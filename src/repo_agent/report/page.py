@@ -206,8 +206,8 @@ def caveats(comparison: Comparison) -> list[str]:
     if any(arm.record["model"].split("+")[0] == "local:tiny" for arm in arms):
         lines.insert(
             0,
-            "The base model, tiny, was made sloppy on purpose. This demonstrates the machinery; it is no evidence about "
-            "a real model.",
+            "The base model, tiny, was made sloppy on purpose. This demonstrates the machinery; it is no evidence "
+            "about a real model.",
         )
     for metric in ("validity", "pass_rate"):
         pair = next(p for p in comparison.pairs if p.metric == metric and {p.a, p.b} == _names(comparison))

@@ -10,8 +10,9 @@ from repo_agent.errors import InfraError, boundary
 from repo_agent.messages import digest
 from repo_agent.models import Model, Sampling
 from repo_agent.protocols import Protocol
-from repo_agent.sandbox.grade import Grade, grade
+from repo_agent.sandbox.grade import grade
 from repo_agent.sandbox.isolate import Isolation
+from repo_agent.sandbox.results import Grade
 from repo_agent.sandbox.workspace import Workspace
 from repo_agent.tasks import test_job
 from repo_agent.tasks.task import Task

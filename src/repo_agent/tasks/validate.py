@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from repo_agent.errors import boundary
-from repo_agent.sandbox.grade import Grade, grade
+from repo_agent.sandbox.grade import grade
 from repo_agent.sandbox.isolate import Isolation
+from repo_agent.sandbox.results import Grade
 from repo_agent.sandbox.workspace import Workspace
 from repo_agent.tasks import test_job
 from repo_agent.tasks.task import Suite, Task

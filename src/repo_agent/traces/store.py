@@ -60,7 +60,7 @@ class RunDir:
     def record(self) -> dict[str, Any]:
         """run.json. Raises UserError where it is missing or no JSON object."""
         try:
-            record = json.loads((self.path / RECORD).read_text())
+            record = json.loads((self.path / RECORD).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             remedy = "Give the folder that `repo-agent eval --out` made"
             raise UserError(f"has no readable {RECORD} ({error})", str(self.path), remedy) from error
@@ -112,7 +112,7 @@ class RunDir:
         rows = [{**index_row(path), "trace": self._relative(path)} for path in self.traces()]
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         temporary = self.path / f".{INDEX}.{os.getpid()}"
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
         temporary.replace(self.path / INDEX)
         return rows
 
@@ -196,7 +196,7 @@ def _visible(folder: Path) -> list[Path]:
 def _create(path: Path, text: str) -> bool:
     """Write a new file in one stroke; False where it exists already, also when another process was just first."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
+    temporary.write_text(text, encoding="utf-8")
     try:
         os.link(temporary, path)
     except FileExistsError:

@@ -48,6 +48,7 @@ def train_sft(dataset_dir: Path, out: Path, config: TrainConfig, on_step: OnStep
     with _quiet(), boundary("train"), _new_directory(out) as folder:
         set_seed(config.seed)
         model = load_weights(config.base)
+        model.name_or_path = model.config._name_or_path = tilde(config.base)  # PEFT writes it into the adapter
         started = time.monotonic()
         losses: list[StepLoss] = []
         trainer = _trainer(model, tokenizer, rows, config, folder, losses, on_step)
@@ -72,6 +73,7 @@ def train_sft(dataset_dir: Path, out: Path, config: TrainConfig, on_step: OnStep
             seconds=round(time.monotonic() - started, 2),
         )
         trainer.model.save_pretrained(str(folder))
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's, an empty form
         (folder / RECORD).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
         _plot(losses, folder / "loss.svg")
     return record
