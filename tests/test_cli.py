@@ -44,7 +44,7 @@ def result(capsys: pytest.CaptureFixture[str], *words: object) -> dict[str, Any]
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small run of the oracle on train tasks."""
     out = tmp_path_factory.mktemp("cli") / "teacher"
-    words = "eval --suite micro --split train --held-out 61 --model oracle --rollouts 2 --out".split()
+    words = "eval --suite micro --split train --held-out 45 --model oracle --rollouts 2 --out".split()
     subprocess.run([sys.executable, "-m", "repo_agent.cli", *words, str(out)], check=True, capture_output=True)
     return out
 
@@ -186,7 +186,7 @@ def test_a_killed_run_goes_on_without_doing_anything_twice(tmp_path: Path) -> No
     for out in (broken, whole):
         subprocess.run([*command, str(out)], check=True, capture_output=True)
     assert seen.items() <= {path: path.stat().st_mtime for path in broken.glob("traces/*/*.jsonl")}.items()
-    assert _classes(broken) == _classes(whole) and len(_classes(whole)) == 80
+    assert _classes(broken) == _classes(whole) and len(_classes(whole)) == 60
     assert not list(broken.rglob("*.part"))
 
 

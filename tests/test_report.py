@@ -138,12 +138,12 @@ def test_an_output_folder_that_exists_is_refused_and_a_failure_leaves_nothing(tm
     assert not (tmp_path / "new").exists()
 
 
-def test_a_leak_is_red_and_first_among_the_caveats(tmp_path: Path) -> None:
+def test_a_leak_stands_in_red_right_below_the_verdict(tmp_path: Path) -> None:
     runs = three_arms(tmp_path / "runs", adapter={"hash": "h", "train_tasks": ["t01", "t02"]})
     compare(runs, tmp_path / "out")
     text = (tmp_path / "out" / "report.html").read_text()
-    first = text[text.index("What this does not show") :].split("<li", 2)[1]
-    assert 'class="is-worse"' in first and "trained on 2 of these 9 tasks" in first
+    below = text[text.index('<p class="lead">') :].split("<p ")[2]
+    assert below.startswith('class="leak"') and "trained on 2 of these 9 tasks" in below
     assert "train_tasks 2 tasks" in text and "['t01'" not in text
 
 

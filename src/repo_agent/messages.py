@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 
@@ -67,4 +67,7 @@ def digest(value: Any) -> str:
 
 def tilde(text: str) -> str:
     """`text` with the user's home folder written as ~, for records that others will read."""
-    return re.sub(re.escape(str(Path.home())) + r"(?=/|$)", "~", text)
+    home = os.path.expanduser("~").rstrip("/")
+    if not home:
+        return text
+    return re.sub(r"(?<![\w./~-])" + re.escape(home) + r"(?![\w.-])", "~", text)

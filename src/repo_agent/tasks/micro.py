@@ -15,7 +15,7 @@ from typing import Any
 from repo_agent.tasks.names import NamePool
 from repo_agent.tasks.task import Suite, Task
 
-TASKS = 64
+TASKS = 48
 _COMMON_FOLDERS = ("src", "lib", "app")
 
 

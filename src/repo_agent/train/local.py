@@ -64,7 +64,7 @@ def train_sft(dataset_dir: Path, out: Path, config: TrainConfig, on_step: OnStep
             seed=config.seed,
             device=str(model.device),
             versions=versions(),
-            train_tasks=sorted({row["task"] for row in dataset.steps}),
+            train_tasks=dataset.tasks,
             rows=len(rows),
             dropped_too_long=dropped,
             tokens=sum(len(row.input_ids) for row in rows),
