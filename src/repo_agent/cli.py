@@ -221,7 +221,7 @@ def train(
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories; the first is the reference.")],
+    runs: Annotated[list[Path], typer.Argument(help="Run directories; the first without an adapter is the reference.")],
     out: Annotated[Path, typer.Option(help="New report directory.")],
     allow_owed: Annotated[bool, typer.Option("--allow-owed", help="Bound the worst case of owed rollouts.")] = False,
     as_json: Json = False,
@@ -233,7 +233,7 @@ def compare(
     from repo_agent.report.page import compare as write
 
     comparison = write(runs, out, allow_owed)
-    _print(as_json, comparison.to_json(), lambda show: show.comparison(out, comparison.to_json()))
+    _print(as_json, comparison.to_json(), lambda show: show.comparison(out, comparison.to_json(), comparison.text()))
 
 
 @app.command()

@@ -142,14 +142,15 @@ class Show:
             self._out.print(f"loss {losses[0]:.3f} → {losses[-1]:.3f} in {len(losses)} steps")
         self._out.print(f"adapter: {out}")
 
-    def comparison(self, out: Path, result: dict[str, Any]) -> None:
+    def comparison(self, out: Path, result: dict[str, Any], prose: Sequence[str]) -> None:
+        """Arms, the differences that decide, and the verdict in words."""
         keys = ("name", "validity", "pass_rate", "mean_calls", "mean_steps", "tasks", "rollouts", "owed")
         self.table([{key: arm[key] for key in keys} for arm in result["arms"]])
         headline = [p for p in result["pairs"] if p["metric"] in ("validity", "pass_rate")]
         self.table([{**pair, "interval": _interval(pair["interval"])} for pair in headline])
-        verdict = result["verdict"]
-        self.pairs((key.replace("_", " "), _cell(verdict[key])) for key in verdict)
-        self._out.print(f"report: {out / 'report.html'}")
+        for line in prose:
+            self._out.print(escape(line))
+        self._out.print(f"report: {escape(str(out / 'report.html'))}")
 
     def trace(self, trace: Trace) -> None:
         """A whole rollout: turns coloured by class, writes as text, results and tests below."""

@@ -24,11 +24,11 @@ from repo_agent.tasks.task import Task
 from repo_agent.tools.files import default_registry
 from repo_agent.traces import events
 
-CAREFUL_SHARE = 0.25
+CAREFUL_SHARE = 0.15
 """Share of transcripts without a deliberate slip."""
-SLOPPY_RATES = (0.35, 0.9)
+SLOPPY_RATES = (0.5, 0.95)
 """Elsewhere the chance of a slip a turn is drawn from this range, once a transcript."""
-RETRY_FACTOR = 0.5
+RETRY_FACTOR = 0.6
 """How much rarer a slip is in the turn after a bad one."""
 _WRONG_NAMES = {
     "list_files": ("ls", "list_dir"),
@@ -61,7 +61,7 @@ class SloppyTeacher:
         if rng.random() < rate:
             if self._bad and rng.random() < 0.15:
                 return self._bad
-            if self._at and rng.random() < 0.16:
+            if self._at and rng.random() < 0.2:
                 return self._protocol.render_final(summary(self._task))
             if self._at < len(self._plan):
                 text, bad = self._slip(self._plan[self._at])

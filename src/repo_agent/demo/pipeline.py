@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-TEACHER_ROLLOUTS = 4
-ROLLOUTS = 4
+TEACHER_ROLLOUTS = 3
+ROLLOUTS = 3
 JOBS = 24
 EPOCHS, LR = 3, 2e-3
 """A tiny model wants a far larger rate than a 7B."""

@@ -79,7 +79,7 @@ def in_suite_pool(name: str) -> bool:
 
 
 class NamePool:
-    """Draws names from one of the two pools, never the same one twice."""
+    """Draws names from one of the two pools, never the same word twice: not in two names, nor in one."""
 
     def __init__(self, rng: random.Random, *, suite: bool) -> None:
         self._rng, self._suite = rng, suite
@@ -92,9 +92,10 @@ class NamePool:
             kind = self._rng.choice(_KINDS)
             for _ in range(_TRIES):
                 name = kind(self._rng, self._words)
-                fresh = name not in self._used and name not in _TAKEN
+                words = name.split("_")
+                fresh = len({*words}) == len(words) and self._used.isdisjoint(words) and name not in _TAKEN
                 if fresh and in_suite_pool(name) == self._suite:
-                    self._used.add(name)
+                    self._used.update(words)
                     return name
 
 
@@ -109,7 +110,7 @@ def _compound(rng: random.Random, words: list[str]) -> str:
 
 
 def _letters(rng: random.Random, _words: list[str]) -> str:
-    return "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(3, 6)))
+    return "".join(rng.sample("abcdefghijklmnopqrstuvwxyz", rng.randint(3, 6)))
 
 
 def _word(rng: random.Random, words: list[str]) -> str:
