@@ -18,7 +18,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "messages": set(),
     "tools": set(),
     "sandbox": set(),
-    "traces": {"tools", "protocols"},
+    "traces": set(),
     "protocols": {"tools"},
     "chat": {"tools"},
     "models": {"chat", "protocols"},

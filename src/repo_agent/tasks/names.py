@@ -14,6 +14,9 @@ import random
 import sys
 from functools import cache
 
+_FRONTS = tuple("and app are as at be by for if in is lib max no of on to use".split())
+"""No name begins with a short common word: it would be cut into other tokens after a space than after a slash, and a
+tiny model cannot copy what it cannot recognise."""
 _TRIES = 200
 """Draws of one kind before another is tried: words run out."""
 SUITE_SHARE = 8
@@ -94,6 +97,7 @@ class NamePool:
                 name = kind(self._rng, self._words)
                 words = name.split("_")
                 fresh = len({*words}) == len(words) and self._used.isdisjoint(words) and name not in _TAKEN
+                fresh = fresh and not any(word.startswith(_FRONTS) for word in words)
                 if fresh and in_suite_pool(name) == self._suite:
                     self._used.update(words)
                     return name
