@@ -92,12 +92,10 @@ _GOALS = (
 
 
 def _folder(rng: random.Random, pool: NamePool) -> tuple[str, ...]:
-    shape = rng.randrange(4)
-    if shape == 0:
+    shape = rng.randrange(6)
+    if shape < 2:
         return (rng.choice(_COMMON_FOLDERS), pool.draw())
-    if shape == 1:
-        return (pool.draw(), pool.draw())
-    return (pool.draw(),)
+    return (pool.draw(), pool.draw()) if shape == 2 else (pool.draw(),)
 
 
 def _test_text(program: Program, module: str) -> str:

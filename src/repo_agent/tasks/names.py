@@ -15,9 +15,10 @@ import sys
 from functools import cache
 
 _FRONTS = tuple("and app are as at be by for if in is lib max no of on to use".split())
-"""No name begins with a short common word: it would be cut into other tokens after a space than after a slash, and a
-tiny model cannot copy what it cannot recognise."""
-_TRIES = 200
+"""No suite name begins with a short common word, which a tokenizer cuts otherwise after a space than after a slash, and
+none is long or holds a letter twice: a tiny model copies by looking up what followed the last letters it wrote."""
+LONGEST = 7
+_TRIES = 40
 """Draws of one kind before another is tried: words run out."""
 SUITE_SHARE = 8
 """One made-up name in so many belongs to the suites' pool."""
@@ -42,18 +43,10 @@ timber tomato topaz tower trumpet tulip tunnel turtle valley vanilla velvet vill
 whistle willow window winter wizard yellow zebra zephyr
 """.split()
 _SUITE_WORDS = """
-abacus agate almond alpine amulet antler apron arbor armor ashen atlas attic auburn badger balcony ballad
-banjo banner barrel basket bazaar beaver bonfire bonnet breaker brisket burrow buzzard cabbage calico caravan
-cardinal cashew cavern celery chariot chestnut chisel cicada cinnamon clarinet cloak cobweb cocoon condor
-copse cougar cowbell cranberry cutlass dahlia dewdrop dinghy dogwood domino doorway driftwood dulcimer easel
-elm ermine fable fathom ferret filbert flagon flint foxglove freckle frigate furrow gable galleon gazelle
-gherkin gondola gosling gourd grotto gypsum hamlet hatchet hemlock hickory hillock hoarfrost icicle inkwell
-jackal jasper jetty keystone kiln kingfisher knapsack lagoonal larch lattice lavender leopard lichen limpet
-lodge lynx mallard mallet marigold marlin marmot mistral mongoose moraine mulberry nectar nomad nugget oatmeal
-obelisk ocelot oregano osprey paprika parsnip pavilion pelican pewter pinecone piston plateau plover pomelo
-porcupine quiver raccoon rampart reindeer rhubarb ripple rosemary sapling scabbard schooner seagull sextant
-shamrock sickle skylark sorrel spindle starling sundial swordfish tangerine tapestry teapot thicket toucan
-trellis tundra turnip umbrella urchin vineyard walrus warbler waterfall wicker wolverine woodland yarrow
+almond alpine amulet antler apron badger balcony banjo basket bonfire brisket cashew cavern chariot chisel
+cloak copse cougar dinghy elm fable fathom filbert flagon flint frigate gable gherkin gourd gypsum hamlet
+hemlock hickory jasper kiln larch leopard lichen limpet lodge lynx marlin mistral moraine nectar obelisk
+osprey pelican piston plover quiver sapling sickle spindle sundial tundra turnip urchin walrus wicker
 """.split()
 _TAKEN = (
     frozenset(keyword.kwlist)
@@ -97,10 +90,14 @@ class NamePool:
                 name = kind(self._rng, self._words)
                 words = name.split("_")
                 fresh = len({*words}) == len(words) and self._used.isdisjoint(words) and name not in _TAKEN
-                fresh = fresh and not any(word.startswith(_FRONTS) for word in words)
-                if fresh and in_suite_pool(name) == self._suite:
+                easy = not self._suite or all(map(_easy, words))
+                if fresh and easy and in_suite_pool(name) == self._suite:
                     self._used.update(words)
                     return name
+
+
+def _easy(word: str) -> bool:
+    return len(word) <= LONGEST and len({*word}) == len(word) and not word.startswith(_FRONTS)
 
 
 def _syllables(rng: random.Random, _words: list[str]) -> str:
