@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from repo_agent.agent import Limits, Rollout
@@ -16,6 +17,9 @@ from repo_agent.protocols import protocol_named
 from repo_agent.tools.files import default_registry
 from repo_agent.traces import events
 from repo_agent.traces.store import RunDir
+
+hypothesis.settings.register_profile("quick", max_examples=25, deadline=None)
+hypothesis.settings.load_profile("quick")
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"

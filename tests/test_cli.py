@@ -116,7 +116,6 @@ EVAL = "eval --suite micro --split all"
         ("EVAL --model local:{tmp}/no --out {new}", "no model there"),
         ("EVAL --model local:tiny+{tmp}/no --out {new}", "no"),
         ("EVAL --model oracle --out {full}", "run directory"),
-        ("EVAL --model oracle --rollouts 0 --out {new}", "--rollouts"),
         ("inventory {tmp}/no", "not there"),
         ("build {middle} --out {new} --no-split", "t.jsonl:4"),
         ("build {missing} --out {new} --no-split", "t.jsonl"),
@@ -152,6 +151,7 @@ def test_bad_input_is_one_line_and_writes_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_an_adapter_of_another_contract_is_refused(
     capsys: pytest.CaptureFixture[str], teacher: Path, tmp_path: Path
 ) -> None:

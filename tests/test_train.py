@@ -157,6 +157,7 @@ def shuffled(row: Tokens) -> Tokens:
     return Tokens(row.input_ids, [token if on else IGNORE for token, on in zip(row.input_ids, mask, strict=True)])
 
 
+@pytest.mark.slow
 def test_the_loss_is_a_token_mean_over_all_passes_of_a_step(dataset: Path, tiny_base: Path, tmp_path: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
@@ -171,6 +172,7 @@ def test_the_loss_is_a_token_mean_over_all_passes_of_a_step(dataset: Path, tiny_
         assert record.losses[0].loss == pytest.approx(total / sum(row.trained for row in rows), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_and_the_adapter_changes_the_model(
     dataset: Path, tiny_base: Path, tmp_path: Path
 ) -> None:
