@@ -14,8 +14,8 @@ import random
 import sys
 from functools import cache
 
-_FRONTS = tuple("and app are as at be by for if in is lib max no of on to use".split())
-"""No suite name begins with a short common word, which a tokenizer cuts otherwise after a space than after a slash, and
+_FRONTS = tuple("and app are as at be by for if in is lib max no of on py to use".split())
+"""No suite name begins with one of these, which a tokenizer cuts otherwise after a space than after a slash, and
 none is long or holds a letter twice: a tiny model copies by looking up what followed the last letters it wrote."""
 LONGEST = 7
 _TRIES = 40
