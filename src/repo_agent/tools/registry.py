@@ -228,19 +228,17 @@ def _is_integer(_checker: Any, value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-_Validator: Any = jsonschema.validators.extend(  # type: ignore[no-untyped-call]
+_Validator: Any = jsonschema.validators.extend(
     jsonschema.Draft202012Validator,
     type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_integer),
 )
 _FORMATS = jsonschema.FormatChecker(formats=())
 
 
-@_FORMATS.checks("relative-path")
 def _relative_path(value: object) -> bool:
     return not isinstance(value, str) or lexical_fault(value) is None
 
 
-@_FORMATS.checks("regex")
 def _compiles(value: object) -> bool:
     if isinstance(value, str):
         try:
@@ -248,3 +246,7 @@ def _compiles(value: object) -> bool:
         except (regex.error, RecursionError, OverflowError, ValueError):
             return False
     return True
+
+
+_FORMATS.checks("relative-path")(_relative_path)
+_FORMATS.checks("regex")(_compiles)
