@@ -1,31 +1,34 @@
-"""The verdict on a workspace: its tests run in a scratch copy, in a child process, and each test is reported.
+"""The verdict on a workspace: its tests run on a copy, contained, and each test is reported.
 
 The tests never run in the model's workspace. In the copy the task's own files (tests, their data, conftest) come
 first, and files that configure pytest or Python are left out unless they are the task's. The verdict is made of the
-per-test results of `runner.py`, never of the exit code: `sys.exit(0)` in tested code passes nothing.
+per-test results of `child/tests.py`, never of the exit code: `sys.exit(0)` in tested code passes nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
+import math
 import os
 import secrets
-import shutil
-import signal
-import sys
 import tempfile
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
-from repo_agent.sandbox.isolate import Isolation
-from repo_agent.sandbox.results import End, Grade, Results, records, verdict
-from repo_agent.sandbox.workspace import put_files, regular_files
+from repo_agent.errors import InfraError
+from repo_agent.sandbox import supervise
+from repo_agent.sandbox.cases import Cases
+from repo_agent.sandbox.isolate import Interpreter, Isolation, Plan, interpreter, planned
+from repo_agent.sandbox.results import Grade, verdict
+from repo_agent.sandbox.supervise import Bounds
+from repo_agent.sandbox.workspace import regular_files
 
-RUNNER = Path(__file__).with_name("runner.py")
 PYTEST_FILES = ("conftest.py", "pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml", "tox.ini", "setup.cfg")
 CONFIG_FILES = frozenset((*PYTEST_FILES, "pyproject.toml", "sitecustomize.py", "usercustomize.py"))
 """Names by which a file changes how pytest or Python start."""
@@ -38,130 +41,148 @@ class TestJob:
     __test__ = False  # pytest, on seeing the name
 
     tests: tuple[str, ...]
-    """Test files, in order."""
-    pristine: Mapping[str, str]
-    """The task's own files that are put back before the tests run: path → text."""
-    hidden: Mapping[str, str] = field(default_factory=dict)
+    """Test files, folders or node ids, in order."""
+    pristine: Mapping[str, str | bytes]
+    """The task's own files that are put back before the tests run: path → content."""
+    hidden: Mapping[str, str | bytes] = field(default_factory=dict)
     """Files that exist only while the tests run."""
     args: tuple[str, ...] = ()
     """Further pytest arguments."""
+    command: tuple[str, ...] = ()
+    """Another test command, without a shell; its exit code counts. Empty: pytest."""
+    cases: Cases | None = None
+    """Compared here instead of running the tests."""
+    python: str = ""
+    """The interpreter that runs the tests; "" is ours."""
+    pythonpath: tuple[str, ...] = ()
+    """Folders of the workspace that imports are looked up in, after its root."""
+    own: frozenset[str] = frozenset()
+    """Top-level module names that the task itself brings, though Python or pytest has them too."""
+    comparing: frozenset[str] = frozenset()
+    """The task's classes that define comparisons: their `==` is believed."""
     test_seconds: float = 3.0
     """Processor time of one test, and a quarter of its time on the clock; the first test that reaches either ends the
     session. Collecting has this for each file."""
-    wall_seconds: float = 30.0
-    """Limit of the whole run, for what the limit of one test cannot stop."""
-    memory_bytes: int = 2**30
-    """Address space of a process."""
-    file_bytes: int = 64 * 2**20
-    """Size of a file that the tests write. What they print is thrown away."""
+    bounds: Bounds = field(default_factory=Bounds)
+    """Limits of the whole run, for what the limit of one test cannot stop."""
+
+    @property
+    def kind(self) -> str:
+        return "cases" if self.cases else "command" if self.command else "pytest"
 
 
 async def grade(root: Path, job: TestJob, isolation: Isolation) -> Grade:
-    """Run the job's tests on a copy of the workspace at `root`.
+    """Run the job's tests on a copy of the workspace at `root`, as many at once as there are processors.
 
     Raises InfraError where the runner itself does not start. What the tested code does, whatever it is, is a grade.
     """
-    with (
-        tempfile.TemporaryDirectory(prefix="repo-agent-", ignore_cleanup_errors=True) as folder,
-        tempfile.TemporaryFile() as results,
-    ):
-        scratch = Path(folder).resolve()
-        _fill(scratch, root, job)
-        marker = secrets.token_hex(16)
-        results.write(_job_line(scratch, job, marker))
-        results.seek(0)
-        end = await _run(scratch, results, job.wall_seconds, isolation)
-        return verdict(Results(records(results), marker, scratch), end, job.test_seconds, job.wall_seconds)
+    cancel = threading.Event()
+    work = asyncio.get_running_loop().run_in_executor(_threads(), grade_now, root, job, isolation, cancel)
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        cancel.set()
+        await asyncio.wait([work])
+        work.exception()  # looked at, or asyncio prints that nobody did
+        raise
 
 
-def _fill(scratch: Path, root: Path, job: TestJob) -> None:
-    """The scratch folder: `work`, the copy; `home`, for HOME and temporary files; an empty pytest.ini above both.
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max(2, os.cpu_count() or 1), thread_name_prefix="grade")
 
-    pytest takes the nearest ini file upwards, so a stray one in the system's temporary folder changes nothing.
+
+def grade_now(root: Path, job: TestJob, isolation: Isolation, cancel: threading.Event | None = None) -> Grade:
+    """`grade`, in this thread."""
+    files = dict(_files(root, job))
+    if sum(map(len, files.values())) > job.bounds.disk_bytes or len(files) > job.bounds.files:
+        return Grade("failed", 0, 0, 0, None, "the workspace is too large to be tested")
+    python, key = interpreter(job.python), secrets.token_bytes(32)
+    with planned(isolation, python, job.bounds.disk_bytes) as plan, tempfile.TemporaryFile() as file:
+        _write_job(file, files, _described(job, plan, files, key))
+        try:
+            end = supervise.run(plan, _environment(plan, python), file, job.bounds, cancel or threading.Event())
+        except OSError as error:
+            raise InfraError("grade", f"cannot start {plan.command[0]}: {error}") from error
+        return verdict(job, end, key, plan.scratch)
+
+
+def _files(root: Path, job: TestJob) -> Iterator[tuple[str, bytes]]:
+    """What the copy holds: the task's own files, then the workspace's that neither configure nor stand in their way.
+
+    In cases the tests and their data stay away, for they hold the expected values.
     """
-    work = scratch / "work"
-    for folder in (work, scratch / "home"):
-        folder.mkdir()
-    (scratch / "pytest.ini").touch()
-    put_files(work, {**job.pristine, **job.hidden})
+    own = {name: _bytes(content) for name, content in {**job.pristine, **job.hidden}.items()}
+    if not job.cases:
+        yield from own.items()
+    folders = {parent.as_posix() for name in own for parent in PurePosixPath(name).parents}
     for name, source in regular_files(root):
-        target = work / name
-        if _is_left_out(PurePosixPath(name)) or target.exists():
-            continue
+        path = PurePosixPath(name)
         # A folder of the model's where the task has a file, or the reverse: the task's stays.
-        with contextlib.suppress(FileExistsError, NotADirectoryError):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
+        blocked = name in folders or any(parent.as_posix() in own for parent in path.parents)
+        if name not in own and not blocked and not _is_left_out(path):
+            yield name, source.read_bytes()
 
 
 def _is_left_out(path: PurePosixPath) -> bool:
-    cache = path.suffix == ".pyc" or not {"__pycache__", ".pytest_cache"}.isdisjoint(path.parts)
-    return cache or path.name in CONFIG_FILES
+    cache_file = path.suffix == ".pyc" or not {"__pycache__", ".pytest_cache"}.isdisjoint(path.parts)
+    return cache_file or path.name in CONFIG_FILES
 
 
-def _job_line(scratch: Path, job: TestJob, marker: str) -> bytes:
-    fields = {
-        "root": str(scratch / "work"),
-        "tests": job.tests,
-        "args": job.args,
+def _bytes(content: str | bytes) -> bytes:
+    return content.encode() if isinstance(content, str) else content
+
+
+def _described(job: TestJob, plan: Plan, files: Mapping[str, bytes], key: bytes) -> dict[str, Any]:
+    bounds, own = job.bounds, {**job.pristine, **job.hidden}
+    described: dict[str, Any] = {
+        "kind": job.kind,
+        "scratch": plan.scratch,
+        "files": [[name, len(data), data.startswith(b"#!")] for name, data in files.items()],
+        "key": key.hex(),
+        "limits": {
+            "AS": bounds.memory_bytes,
+            "FSIZE": bounds.file_bytes,
+            "NOFILE": bounds.open_files,
+            "CPU": math.ceil(2 * bounds.wall_seconds),
+        },
+        "processes": bounds.processes,
+        "read": plan.read,
+        "write": plan.write,
+        "filters": plan.filters,
+        "reap": plan.reaped,
         "seconds": job.test_seconds,
-        "memory_bytes": job.memory_bytes,
-        "file_bytes": job.file_bytes,
-        "marker": marker,
+        "pythonpath": job.pythonpath,
     }
-    return json.dumps(fields).encode()
+    if job.cases:
+        calls = [case.arguments for case in job.cases.cases]
+        return {**described, "module": job.cases.module, "function": job.cases.function, "arguments": calls}
+    if job.command:
+        return {**described, "command": job.command}
+    with_unittest = any(b"unittest" in _bytes(content) or b"TestCase" in _bytes(content) for content in own.values())
+    described |= {"tests": job.tests, "args": job.args, "pristine": list(own), "unittest": with_unittest}
+    return {**described, "own": sorted(job.own), "comparing": sorted(job.comparing)}
 
 
-async def _run(scratch: Path, results: IO[bytes], wall_seconds: float, isolation: Isolation) -> End:
-    """Start the runner in its own session, wait for it at most `wall_seconds`, and leave no process behind."""
-    reading, writing = os.pipe()
-    fds = (results.fileno(), writing)
-    command = (*isolation.prefix, sys.executable, "-s", "-P", str(RUNNER), *map(str, fds))
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            env=_environment(scratch / "home"),
-            pass_fds=fds,
-            start_new_session=True,
-        )
-        os.close(writing)
-        return await _end(process, reading, wall_seconds)
-    finally:
-        os.close(reading)
+def _write_job(file: IO[bytes], files: Mapping[str, bytes], described: Mapping[str, Any]) -> None:
+    file.write(json.dumps(described).encode() + b"\n")
+    for data in files.values():
+        file.write(data)
+    file.flush()
+    file.seek(0)
 
 
-async def _end(process: asyncio.subprocess.Process, started: int, wall_seconds: float) -> End:
-    """Wait for the runner, kill what it leaves. `started`: a pipe in which it leaves a byte before the tested code."""
-    assert process.stderr is not None
-    late, complaint = False, b""
-    try:
-        # The runner closes stderr before it loads tested code, so no grandchild can hold it.
-        async with asyncio.timeout(wall_seconds):
-            complaint = await process.stderr.read()
-            await process.wait()
-    except TimeoutError:
-        late = True
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        code = await process.wait()
-    os.set_blocking(started, False)
-    with contextlib.suppress(BlockingIOError):
-        return End(late, bool(os.read(started, 1)), code, complaint.decode(errors="replace"))
-    return End(late, False, code, complaint.decode(errors="replace"))
-
-
-def _environment(home: Path) -> dict[str, str]:
+def _environment(plan: Plan, python: Interpreter) -> dict[str, str]:
     """No variable of ours reaches the tests, keys least of all."""
+    home = f"{plan.scratch}/home"
     return {
-        "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
-        "HOME": str(home),
-        "TMPDIR": str(home),
+        "PATH": f"{Path(python.path).parent}:/usr/local/bin:/usr/bin:/bin",
+        "HOME": home,
+        "TMPDIR": home,
         "LOGNAME": "repo-agent",
         "LANG": "C.UTF-8",
         "PYTHONHASHSEED": "0",
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
     }

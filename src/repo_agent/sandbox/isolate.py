@@ -1,72 +1,215 @@
-"""Which layer keeps the tested code apart from this machine. Probed once; every trace records its name.
+"""Which layer keeps tested code apart from this machine, and the command that starts a run inside it.
 
-namespaces     user, process, network and mount namespaces by unshare(1): every process of the tests dies with the
-               first one, the host's processes (and their environment) are out of sight, and no network is there.
-               Files are not protected beyond the file permissions of the user who runs this.
-unsafe-local   limits and a process group alone; for machines that offer no namespaces, on the user's word. A process
-               that leaves the group outlives the tests.
+bubblewrap     A file system of its own, made by bwrap(1): system folders and the interpreter, read-only, and two small
+               in-memory folders. User, process, network and other namespaces. Nothing else of the machine is there.
+namespaces     Process, network and mount namespaces by unshare(1); files by Landlock; no sockets (seccomp).
+subreaper      No namespaces: files and signals by Landlock, no sockets (seccomp); a process above the tests that
+               every orphan falls to kills what they leave.
+unsafe-local   Limits alone, on the user's word.
 
-Not covered by either: how many processes the tests start, their memory taken together, and reading the user's files.
+Started as root, each run has an unprivileged user id of its own. docs/threat-model.md says what holds on which layer.
 """
 
 from __future__ import annotations
 
+import base64
+import errno
+import json
+import os
+import secrets
 import shutil
-import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from repo_agent.errors import UserError
 
-UNSHARE = ("--user", "--map-current-user", "--pid", "--fork", "--kill-child", "--net", "--mount-proc")
-PROBE_SECONDS = 10.0
-PROBE = """
-import os, socket, sys
-try:
-    socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=1).close()
-except OSError:
-    print("contained" if os.getpid() == 1 else "same processes")
-"""
+CHILD = Path(__file__).with_name("child")
+LAYERS = ("bubblewrap", "namespaces", "subreaper")
+UNSAFE = "unsafe-local"
+SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/localtime", "/etc/alternatives", "/etc/ssl/openssl.cnf")
+DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+FIRST_UID = 2**30
+INSIDE, SMALL, SMALL_BYTES = "/repo-agent", ("/tmp", "/dev/shm"), 16 * 2**20
+"""In bubblewrap: the scratch folder, and two more folders in memory."""
+DENIED = (
+    *("ptrace", "process_vm_readv", "process_vm_writev", "kcmp", "pidfd_getfd", "unshare", "setns", "mount", "umount2"),
+    *("move_mount", "fsopen", "open_tree", "pivot_root", "chroot", "bpf", "perf_event_open", "userfaultfd", "keyctl"),
+    *("add_key", "request_key", "io_uring_setup", "open_by_handle_at", "kexec_load", "init_module", "finit_module"),
+)
+"""System calls that no test needs and that reach beyond a process or far into the kernel."""
+CLONE_NEWUSER = 0x10000000
 
 
 @dataclass(frozen=True, slots=True)
 class Isolation:
-    """A layer's name, and the words that a command is prefixed with to run inside it."""
+    """A layer by name; `canary.choose` finds the best that works."""
 
     name: str
-    prefix: tuple[str, ...] = ()
 
 
-def probe(unsafe_local: bool = False) -> Isolation:
-    """The best layer that works here.
+@dataclass(frozen=True, slots=True)
+class Interpreter:
+    """A Python, and the folders that it is made of."""
 
-    Raises UserError where there is none, unless `unsafe_local` allows limits and a process group alone.
+    path: str
+    folders: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How one run starts. Paths in `read` and `write` are for Landlock; none: the layer needs none."""
+
+    command: tuple[str, ...]
+    scratch: str
+    """The run's own folder as it sees it."""
+    inner: tuple[str, ...] = ()
+    """The file systems that only it sees; none: `scratch` is a folder of this machine."""
+    read: tuple[str, ...] = ()
+    write: tuple[str, ...] = ()
+    filters: str = ""
+    """A BPF program, base64."""
+    reaped: bool = False
+
+
+@contextmanager
+def planned(layer: Isolation, python: Interpreter, disk_bytes: int) -> Iterator[Plan]:
+    """A plan for one run; a scratch folder on this machine goes at the end, whatever has been put into it."""
+    child = (python.path, "-s", "-P", str(CHILD / "main.py"))
+    uid = FIRST_UID + secrets.randbelow(2**29) if os.geteuid() == 0 else None
+    if layer.name == "bubblewrap":
+        command = (*_bubblewrap(python, uid, disk_bytes), *_drop(uid, python, hidden=True), *child)
+        yield Plan(command, INSIDE, inner=(INSIDE, *SMALL), filters=_filters(sockets=True))
+        return
+    with tempfile.TemporaryDirectory(prefix="repo-agent-", ignore_cleanup_errors=True) as folder:
+        scratch = str(Path(folder).resolve())
+        if layer.name == UNSAFE:
+            yield Plan(child, scratch, reaped=sys.platform == "linux")
+            return
+        if uid is not None:
+            os.chown(scratch, uid, uid)
+        spaces = _unshare(uid) if layer.name == "namespaces" else ()
+        read = (*SYSTEM, *SYSTEM_FILES, *DEVICES, *python.folders, str(CHILD), *(("/proc",) if spaces else ()))
+        yield Plan(
+            (*spaces, *_drop(uid, python, hidden=False), *child),
+            scratch,
+            read=read,
+            write=(scratch, "/dev/null"),
+            filters=_filters(sockets=False),
+            reaped=not spaces,
+        )
+
+
+def _bubblewrap(python: Interpreter, uid: int | None, disk_bytes: int) -> tuple[str, ...]:
+    """bwrap's words. As root no user namespace is made, so that the run can have another user id."""
+    spaces = ("--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try")
+    able = ("--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID")
+    user = ("--unshare-user", "--disable-userns") if uid is None else able
+    paths = (*SYSTEM, *SYSTEM_FILES, *python.folders, str(CHILD))
+    above = sorted({str(parent) for path in paths for parent in Path(path).parents} - {"/", *SMALL, *SYSTEM})
+    seen = [word for folder in above for word in ("--perms", "0755", "--dir", folder)]
+    for path in paths:
+        if os.path.islink(path):
+            seen += ["--symlink", os.readlink(path), path]
+        elif os.path.exists(path):
+            seen += ["--ro-bind", path, path]
+    memory = [word for path in SMALL for word in _in_memory(path, SMALL_BYTES)]
+    kernel = ("--proc", "/proc", "--dev", "/dev", *memory, "--remount-ro", "/dev", *_in_memory(INSIDE, disk_bytes))
+    # What is seen comes last: an interpreter may lie below /tmp.
+    return (_tool("bwrap"), "--die-with-parent", *spaces, *user, *kernel, *seen, "--remount-ro", "/", "--")
+
+
+def _in_memory(path: str, size: int) -> tuple[str, ...]:
+    return ("--perms", "1777", "--size", str(size), "--tmpfs", path)
+
+
+def _unshare(uid: int | None) -> tuple[str, ...]:
+    spaces = ("--pid", "--fork", "--kill-child", "--net", "--ipc", "--uts", "--mount-proc")
+    user = ("--user", "--map-current-user") if uid is None else ()
+    # --kill-child ends the tests with unshare; the signal ends unshare with us.
+    return (_tool("setpriv"), "--pdeathsig=KILL", _tool("unshare"), *user, *spaces, "--")
+
+
+def _drop(uid: int | None, python: Interpreter, hidden: bool) -> tuple[str, ...]:
+    """The words that take another user id, where this runs as root.
+
+    An interpreter in a folder that is closed to others (root's home) stays readable by one capability; which files are
+    read is then Landlock's to say.
     """
-    namespaces = _namespaces()
-    if namespaces:
-        return namespaces
-    if unsafe_local:
-        return Isolation("unsafe-local")
-    raise UserError(
-        "this machine gives no user namespaces, so code that a model wrote cannot be contained",
-        "sandbox",
-        "Allow them (kernel.unprivileged_userns_clone, util-linux' unshare), or accept the risk with --unsafe-local",
+    if uid is None:
+        return ()
+    words: tuple[str, ...] = (
+        _tool("setpriv"),
+        f"--reuid={uid}",
+        f"--regid={uid}",
+        "--clear-groups",
+        "--pdeathsig=KILL",
     )
+    if not hidden and any(_closed(folder) for folder in python.folders):
+        words += ("--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search")
+    return (*words, "--")
+
+
+def _closed(folder: str) -> bool:
+    """Whether users other than the owner cannot come to the folder."""
+    return any(not path.stat().st_mode & 0o001 for path in (Path(folder), *Path(folder).parents))
+
+
+def _tool(name: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        raise UserError(f"there is no {name}", "sandbox", "Install bubblewrap and util-linux")
+    return path
 
 
 @cache
-def _namespaces() -> Isolation | None:
-    """Try it: inside, the process must be number 1, and a listener on the host's loopback out of reach."""
-    unshare = shutil.which("unshare")
-    if unshare is None:
-        return None
-    prefix = (unshare, *UNSHARE, "--")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        command = [*prefix, sys.executable, "-I", "-S", "-c", PROBE, str(listener.getsockname()[1])]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-    return Isolation("namespaces", prefix) if done.stdout.strip() == "contained" else None
+def _filters(sockets: bool) -> str:
+    """A BPF program for seccomp(2) as base64: DENIED, further user namespaces, and unless `sockets`, every socket.
+
+    Raises ImportError or OSError where libseccomp is not there.
+    """
+    import pyseccomp
+
+    program = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
+    refuse = pyseccomp.ERRNO(errno.EPERM)
+    for name in DENIED + (() if sockets else ("socket",)):
+        program.add_rule(refuse, name)
+    program.add_rule(refuse, "clone", pyseccomp.Arg(0, pyseccomp.MASKED_EQ, CLONE_NEWUSER, CLONE_NEWUSER))
+    # clone3 hides its flags from a filter; "not implemented" makes the C library take clone.
+    program.add_rule(pyseccomp.ERRNO(errno.ENOSYS), "clone3")
+    with tempfile.TemporaryFile() as file:
+        program.export_bpf(file)
+        file.seek(0)
+        return base64.b64encode(file.read()).decode()
+
+
+@cache
+def interpreter(path: str = "") -> Interpreter:
+    """The Python at `path`, or ours. Raises UserError for one that does not start or has no pytest."""
+    if not path:
+        return Interpreter(sys.executable, _folders(sys.executable, sys.prefix, sys.base_prefix))
+    asked = "import json, sys, pytest; print(json.dumps([sys.prefix, sys.base_prefix]))"
+    try:
+        done = subprocess.run([path, "-c", asked], capture_output=True, text=True, timeout=60, check=False)
+        prefixes = json.loads(done.stdout)
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        remedy = "Give the path of a Python 3 that has pytest"
+        raise UserError("this Python does not run pytest", path, remedy) from error
+    return Interpreter(path, _folders(path, *prefixes))
+
+
+def _folders(executable: str, *prefixes: str) -> tuple[str, ...]:
+    """Where an interpreter lies, links followed and not, without what the system folders hold already."""
+    places = [*prefixes, *map(os.path.realpath, prefixes)]
+    if not any(os.path.realpath(executable).startswith(place + os.sep) for place in places):
+        places.append(os.path.dirname(os.path.realpath(executable)))
+    kept = [
+        place for place in dict.fromkeys(places) if not (place + os.sep).startswith(tuple(s + os.sep for s in SYSTEM))
+    ]
+    return tuple(kept)

@@ -1,22 +1,37 @@
-"""From the lines that the runner wrote to the verdict, and to the few words of it that a model is shown."""
+"""From the records that a run wrote to the verdict, and to the few words of it that a model is shown."""
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import hashlib
+import hmac
 import json
 import re
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any
+from typing import TYPE_CHECKING, Any
 
 from repo_agent.errors import InfraError
+from repo_agent.sandbox.cases import Cases
+from repo_agent.sandbox.supervise import Bounds, End
+
+if TYPE_CHECKING:
+    from repo_agent.sandbox.grade import TestJob
 
 SHOWN_FAILURES = 3
 SHOWN_CHARS = 160
-RESULT_BYTES = 16 * 2**20
+COMMAND_CHARS = 1_500
 COLLECTING = "collecting the tests"
+ENDED = {
+    "memory": "used more than {memory_bytes} bytes of memory",
+    "processes": "started more than {processes} processes",
+    "files": "made more than {files} files",
+    "disk": "wrote more than {disk_bytes} bytes",
+    "results": "flooded the results",
+}
+SELECTING = ("-k", "-m", "--deselect", "--ignore", "--ignore-glob", "-x", "--maxfail", "--co", "--lf", "-o")
+"""pytest arguments that leave tests out, or change which functions are tests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +39,7 @@ class Grade:
     """The verdict. `expected` counts the collected tests; None where the run died before it knew."""
 
     outcome: str
-    """passed, failed, timed_out, out_of_memory, crashed or no_tests"""
+    """passed, failed, timed_out, out_of_memory, crashed, no_tests or tampered"""
     passed: int
     failed: int
     skipped: int
@@ -33,49 +48,51 @@ class Grade:
     """What a model is shown; the same for the same files: no time, no address, no scratch path."""
 
 
-@dataclass(frozen=True, slots=True)
-class End:
-    """How the runner's process ended: killed at the wall, its exit code (negative: a signal), and its last words."""
-
-    late: bool
-    ready: bool
-    """Got as far as the tested code; from there on trouble is that code's."""
-    code: int
-    complaint: str
-
-
-def records(results: IO[bytes]) -> Iterator[dict[str, Any]]:
-    """The lines that the runner wrote; a torn or foreign one is none."""
-    results.seek(0)
-    for line in results.read(RESULT_BYTES).splitlines():
-        with contextlib.suppress(ValueError, RecursionError):
-            record = json.loads(line)
-            if isinstance(record, dict):
-                yield record
-
-
 class Results:
-    """The runner's records, sorted by kind, with messages that name no address and no scratch path."""
+    """The records of a run, sorted by kind, with messages that name no address and no scratch path."""
 
-    def __init__(self, records: Iterator[dict[str, Any]], marker: str, scratch: Path) -> None:
-        self.ended = False
-        self.collected: list[str] | None = None
+    def __init__(self, written: bytes, key: bytes, scratch: str, cases: Cases | None = None) -> None:
+        self._cases = cases
+        self.ready = self.ended = self.sentinel = False
+        self.tampered = ""
+        self.collected = [cases.name(number) for number in range(len(cases.cases))] if cases else None
         self.tests: list[tuple[str, str, str]] = []
         self.errors: list[tuple[str, str]] = []
         self.timed_out: str | None = None
-        for record in records:
-            name, message = _clean(record.get("id"), scratch), _clean(record.get("message"), scratch)
-            match record.get("kind"):
-                case "collected":
-                    self.collected = [_clean(entry, scratch) for entry in _listed(record.get("ids"))]
-                case "test":
-                    self.tests.append((name, str(record.get("outcome")), message))
-                case "error":
-                    self.errors.append((name, message))
-                case "timed_out":
-                    self.timed_out = name
-                case "end":
-                    self.ended = record.get("marker") == marker
+        for record in self._records(written, key):
+            self._take(record, scratch)
+
+    def _records(self, written: bytes, key: bytes) -> Iterator[dict[str, Any]]:
+        """The lines up to the first that our runner did not write; one cut short by the end of the process is none."""
+        mac = hashlib.blake2b(key=key, digest_size=16)
+        for line in written.split(b"\n")[:-1]:
+            text, _, digest = line.rpartition(b" ")
+            mac.update(text)
+            if not hmac.compare_digest(mac.copy().hexdigest().encode(), digest):
+                self.tampered = "a result that the test runner did not write"
+                return
+            yield json.loads(text)
+
+    def _take(self, record: dict[str, Any], scratch: str) -> None:
+        name, message = _clean(record.get("id"), scratch), _clean(record.get("message"), scratch)
+        match record["kind"]:
+            case "ready":
+                self.ready = True
+            case "collected":
+                self.collected = [_clean(entry, scratch) for entry in record["ids"]]
+            case "test":
+                self.tests.append((name, str(record["outcome"]), message))
+            case "error":
+                self.errors.append((name, message))
+            case "returned" | "raised" if self._cases:
+                done = self._cases.judged(len(self.tests), record)
+                self.tests.append((done[0], done[1], _clean(done[2], scratch)))
+            case "timed_out":
+                self.timed_out = name if self._cases is None else next(iter(self.waiting()), COLLECTING)
+            case "tampered":
+                self.tampered = _clean(record["what"], scratch)
+            case "end":
+                self.ended, self.sentinel = True, record["sentinel"]
 
     def count(self, outcome: str) -> int:
         return sum(test[1] == outcome for test in self.tests)
@@ -84,29 +101,69 @@ class Results:
         """The collected tests without a result; the first is the one that ran when the run was cut short."""
         return (self.collected or [])[len(self.tests) :]
 
-    def whole(self) -> bool:
-        """Came to its end, and every collected test has exactly one result, in order."""
-        return self.ended and not self.errors and [test[0] for test in self.tests] == self.collected
+    def good(self) -> bool:
+        """Came to its end, every collected test has exactly one result, in order; none failed, one passed."""
+        whole = self.ended and not self.errors and [test[0] for test in self.tests] == self.collected
+        return whole and self.count("failed") == 0 and self.count("passed") > 0
 
 
-def _listed(value: object) -> list[object]:
-    return value if isinstance(value, list) else []
-
-
-def _clean(text: object, scratch: Path) -> str:
+def _clean(text: object, scratch: str) -> str:
     """Text that is the same in every run, and that UTF-8 can carry."""
-    plain = str(text or "").replace(f"{scratch}/work/", "").replace(str(scratch), "")
+    plain = str(text or "").replace(f"{scratch}/work/", "").replace(f"{scratch}/", "")
     return re.sub(r"0x[0-9a-fA-F]{4,}", "0x…", plain).encode(errors="replace").decode()
 
 
-def verdict(results: Results, end: End, test_seconds: float, wall_seconds: float) -> Grade:
-    if not end.ready:
-        raise InfraError("grade", f"the test runner did not start (exit {end.code}): {end.complaint.strip()[-500:]}")
+def verdict(job: TestJob, end: End, key: bytes, scratch: str) -> Grade:
+    """The grade of a run that has ended. Raises InfraError where it ended before any tested code ran."""
+    results = Results(end.results, key, scratch, job.cases)
+    if not results.ready:
+        words = _clean(end.output, scratch).strip()[-500:]
+        raise InfraError("grade", f"the test runner did not start (exit {end.code}): {words}")
+    if job.command:
+        return _of_command(job, end, scratch)
+    if results.good() and not results.tampered:
+        results.tampered = _doubt(job, results)
     outcome = _outcome(results, end)
     passed, failed, skipped = (results.count(name) for name in ("passed", "failed", "skipped"))
     expected = None if results.errors or results.collected is None else len(results.collected)
-    lines = [_headline(outcome, results), *_details(outcome, results, test_seconds, wall_seconds)]
+    lines = [_headline(outcome, results), *_details(outcome, results, end, job)]
     return Grade(outcome, passed, failed, skipped, expected, "\n".join(map(_cut, lines)))
+
+
+def _doubt(job: TestJob, results: Results) -> str:
+    """Why a run in which all tests passed is not believed; "" where it is."""
+    if job.cases:
+        return ""
+    if not results.sentinel:
+        return "a test that must fail did not fail"
+    if any(word.split("=")[0][:2] in ("-k", "-m", "-o") or word.startswith(SELECTING) for word in job.args):
+        return ""
+    have = {re.sub(r"\[.*", "", name, flags=re.DOTALL) for name in results.collected or []}
+    missing = [name for name in _expected(job) if name not in have]
+    return f"{missing[0]} was not run" if missing else ""
+
+
+def _expected(job: TestJob) -> Iterator[str]:
+    """Ids of the tests that stand in the task's own files, in the open: functions, and methods of Test classes."""
+    for file in job.tests:
+        content = {**job.pristine, **job.hidden}.get(file, "")
+        text = content if isinstance(content, str) else content.decode(errors="replace")
+        if "importorskip" in text or "allow_module_level" in text:
+            continue
+        with contextlib.suppress(SyntaxError, ValueError):
+            tree = ast.parse(text)
+            last = {node.name: node for node in tree.body if isinstance(node, _NAMED)}
+            for name, node in last.items():
+                if isinstance(node, ast.ClassDef):
+                    plain = name.startswith("Test") and not node.bases and not node.decorator_list
+                    names = [part.name for part in node.body if isinstance(part, ast.FunctionDef)] if plain else []
+                    has_init = "__init__" in names
+                    yield from (f"{file}::{name}::{n}" for n in names if n.startswith("test") and not has_init)
+                elif name.startswith("test") and not any("fixture" in ast.unparse(d) for d in node.decorator_list):
+                    yield f"{file}::{name}"
+
+
+_NAMED = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 def _cut(line: str) -> str:
@@ -115,16 +172,17 @@ def _cut(line: str) -> str:
 
 def _outcome(results: Results, end: End) -> str:
     messages = [test[2] for test in results.tests] + [message for _, message in results.errors]
-    if end.late or results.timed_out is not None:
+    if results.tampered:
+        return "tampered"
+    if end.over == "wall" or results.timed_out is not None:
         return "timed_out"
-    if end.code in (-signal.SIGKILL, 128 + signal.SIGKILL) or any(m.startswith("MemoryError") for m in messages):
+    if end.over == "memory" or any(m.startswith("MemoryError") for m in messages):
         return "out_of_memory"
     if not results.ended:
         return "crashed"
     if not results.collected and not results.errors:
         return "no_tests"
-    good = results.whole() and results.count("failed") == 0 and results.count("passed") > 0
-    return "passed" if good else "failed"
+    return "passed" if results.good() else "failed"
 
 
 def _headline(outcome: str, results: Results) -> str:
@@ -138,15 +196,42 @@ def _headline(outcome: str, results: Results) -> str:
     return ", ".join(parts) or outcome
 
 
-def _details(outcome: str, results: Results, test_seconds: float, wall_seconds: float) -> list[str]:
+def _details(outcome: str, results: Results, end: End, job: TestJob) -> list[str]:
     """One line for each of the first failures; for a run cut short, the test where it ended."""
+    if results.tampered:
+        return [results.tampered]
     lines = [f"{name or COLLECTING}: {message}" for name, message in results.errors]
     lines += [f"{name}: {message}" for name, verdict, message in results.tests if verdict == "failed"]
     lines = lines[:SHOWN_FAILURES]
     place = results.timed_out or next(iter(results.waiting()), COLLECTING)
     if outcome == "timed_out":
-        seconds = test_seconds if results.timed_out is not None else wall_seconds
+        seconds = job.test_seconds if results.timed_out is not None else job.bounds.wall_seconds
         lines.append(f"{place}: took longer than {seconds:g} s")
+    elif end.over:
+        lines.append(f"{place}: {_limit(end, job.bounds)}")
     elif outcome == "crashed" or (outcome == "failed" and results.waiting()):
         lines.append(f"{place}: the process ended here")
     return lines
+
+
+def _limit(end: End, bounds: Bounds) -> str:
+    return ENDED[end.over].format(
+        memory_bytes=bounds.memory_bytes, processes=bounds.processes, files=bounds.files, disk_bytes=bounds.disk_bytes
+    )
+
+
+def _of_command(job: TestJob, end: End, scratch: str) -> Grade:
+    """The exit code's verdict; single tests are not seen, and the words say so."""
+    outcome = "passed" if end.code == 0 and not end.over else "failed"
+    if end.over:
+        outcome = {"wall": "timed_out", "memory": "out_of_memory"}.get(end.over, "crashed")
+        how = f"took longer than {job.bounds.wall_seconds:g} s" if end.over == "wall" else _limit(end, job.bounds)
+    else:
+        how = f"exit code {end.code}"
+    # What unshare says of being killed is not the command's.
+    lines = [
+        line for line in _clean(end.output, scratch).splitlines() if not (end.over and line.startswith("unshare:"))
+    ]
+    text = "\n".join(lines).strip()
+    shown = text if len(text) <= COMMAND_CHARS else f"[...]\n{text[-COMMAND_CHARS:]}"
+    return Grade(outcome, int(outcome == "passed"), int(outcome != "passed"), 0, None, f"{how}\n{shown}".strip())

@@ -11,16 +11,19 @@ from types import TracebackType
 
 from repo_agent.messages import digest
 
+Files = Mapping[str, str | bytes]
+"""Path relative to a root, with `/` → text, or bytes where the file is not UTF-8."""
+
 
 class Workspace:
-    """A temporary folder with the given files: path relative to the root → text, newlines kept, UTF-8.
+    """A temporary folder with the given files; newlines and bytes are kept.
 
     Use as a context manager; the folder goes at exit, whatever has been put into it.
     """
 
     root: Path
 
-    def __init__(self, files: Mapping[str, str]) -> None:
+    def __init__(self, files: Files) -> None:
         self._files = files
 
     def __enter__(self) -> Workspace:
@@ -39,12 +42,12 @@ class Workspace:
         return digest({name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in regular_files(self.root)})
 
 
-def put_files(root: Path, files: Mapping[str, str]) -> None:
-    """Write texts below `root`, making folders as needed; newlines as they are."""
-    for name, text in files.items():
+def put_files(root: Path, files: Files) -> None:
+    """Write files below `root`, making folders as needed; texts as UTF-8, newlines as they are."""
+    for name, content in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(text.encode())
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
 def regular_files(root: Path) -> Iterator[tuple[str, Path]]:

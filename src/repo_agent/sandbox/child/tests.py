@@ -1,0 +1,169 @@
+"""Runs pytest on the given files and reports each test through the channel:
+
+{"kind": "ready"}                                      from here on, trouble is the tested code's
+{"kind": "collected", "ids": [...]}                    in the order in which they will run
+{"kind": "error", "id", "message"}                     a file that could not be collected
+{"kind": "test", "id", "outcome", "message"}           passed, failed or skipped
+{"kind": "timed_out", "id"}                            the last line: the process ends there
+{"kind": "tampered", "what"}                           likewise
+{"kind": "end", "sentinel": true}                      pytest came to its end, and a test that must fail did
+
+Code and tests share this interpreter; see guard.py for what that means.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import traceback
+from collections.abc import Callable, Generator
+from typing import Any
+
+gc.disable()  # saves a seventh of the time that pytest takes to load
+import pytest  # noqa: E402
+
+gc.enable()
+
+from repo_agent.sandbox.child import guard  # noqa: E402
+from repo_agent.sandbox.child.channel import Channel  # noqa: E402
+
+# Plug-ins that write reports, keep caches or serve a person at a terminal: none changes what a test means, and
+# leaving them out makes every run a third cheaper.
+UNUSED = (
+    *("cacheprovider", "doctest", "junitxml", "pastebin", "faulthandler", "stepwise", "setuponly"),
+    *("setupplan", "legacypath", "threadexception", "unraisableexception"),
+)
+MESSAGE_CHARS = 2_000
+CLOCK_FACTOR = 4
+"""A test may take this many times its processor time on the clock."""
+SENTINEL = "def test_sentinel():\n    assert 1 + 1 == 3\n"
+
+
+def prepare(job: dict[str, Any], channel: Channel, work: str) -> Callable[[], None]:
+    """Load all that is ours, and return what runs the tests; it does not return."""
+    sentinel = os.path.join(job["scratch"], "sentinel", f"test_{os.urandom(8).hex()}.py")
+    with open(sentinel, "x") as file:
+        file.write(SENTINEL)
+    watch = guard.Guard(channel, work, job["pristine"], job["own"], job["comparing"])
+    reporter = Reporter(channel, job["seconds"], watch, sentinel)
+    watch.install(with_unittest=job["unittest"], more=(Reporter, Channel))
+
+    def run() -> None:
+        # What tests print is shown to no one, so nothing of it has to be read, capped or waited for.
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.dup2(null, 2)
+        pytest.main(arguments(job, work), plugins=[reporter])
+        reporter.end()
+
+    return run
+
+
+def arguments(job: dict[str, Any], work: str) -> list[str]:
+    """pytest's arguments. Root and conftest lookup end at the scratch folder, whatever lies above it."""
+    plugins = [word for name in UNUSED for word in ("-p", f"no:{name}")]
+    if not job["unittest"]:
+        plugins += ["-p", "no:debugging"]  # which unittest's test cases ask for an option
+    fixed = [f"--rootdir={work}", f"--confcutdir={work}", "--capture=no", "--tb=no", "-q"]
+    return [*plugins, *fixed, *job["args"], "--", *job["tests"]]
+
+
+class Reporter:
+    """The pytest plug-in that times every test and writes its result."""
+
+    def __init__(self, channel: Channel, seconds: float, watch: guard.Guard, sentinel: str) -> None:
+        self.channel, self.seconds, self.watch, self.sentinel = channel, seconds, watch, sentinel
+        self.running = ""
+        self.outcome, self.message = "", ""
+        self.sentinel_held = False
+        self.config: pytest.Config | None = None
+        self._timer = signal.setitimer
+        for number in (signal.SIGALRM, signal.SIGPROF):
+            signal.signal(number, self.timed_out)
+
+    def arm(self, seconds: float, running: str = "") -> None:
+        """Limit processor time, so that a busy machine fails no test; and the clock, for tests that wait."""
+        self.running = running
+        self._timer(signal.ITIMER_PROF, seconds)
+        self._timer(signal.ITIMER_REAL, seconds * CLOCK_FACTOR)
+
+    def timed_out(self, *_: object) -> None:
+        """End the process here: an exception could be swallowed by the very loop that hangs."""
+        self.channel.close("timed_out", id=self.running)
+
+    def end(self) -> None:
+        self.arm(0)
+        self.watch.check(self.config)
+        self.channel.close("end", sentinel=self.sentinel_held)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_collection(self, session: pytest.Session) -> Generator[None, object, object]:
+        self.config = session.config
+        self.arm(self.seconds * max(1, len(session.config.args)))
+        result = yield
+        self.arm(0)
+        return result
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, session: pytest.Session, items: list[pytest.Item]) -> None:
+        """After all tests comes one that must fail."""
+        module = pytest.Module.from_parent(session, path=type(session.path)(self.sentinel))
+        items.append(pytest.Function.from_parent(module, name="test_sentinel"))
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self.watch.note_items(session.items)
+        self.channel.write("collected", ids=[item.nodeid for item in session.items if not self.is_sentinel(item)])
+
+    def pytest_exception_interact(self, node: pytest.Item | pytest.Collector, call: pytest.CallInfo[Any]) -> None:
+        if isinstance(node, pytest.Collector) and call.excinfo:
+            error = call.excinfo.value
+            cause = error.__cause__ if isinstance(error, node.CollectError) else None
+            self.channel.write("error", id=node.nodeid, message=one_line(cause or error))
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.skipped and isinstance(report.longrepr, tuple) and self.watch.is_code(str(report.longrepr[0])):
+            self.channel.write("error", id=report.nodeid, message="skipped by the code under test")
+
+    def pytest_internalerror(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        self.channel.write("error", id=self.running, message=one_line(excinfo.value))
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        self.outcome, self.message = "", ""
+        self.watch.check_item(item)
+        self.arm(self.seconds, item.nodeid)
+        result = yield
+        self.arm(0)
+        self.watch.check_item(item)
+        outcome = self.outcome or "failed"
+        if self.is_sentinel(item):
+            self.sentinel_held = outcome == "failed" and self.message.startswith("AssertionError")
+        else:
+            self.channel.write("test", id=item.nodeid, outcome=outcome, message=self.message)
+        return result
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(
+        self, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        # Looked at first: pytest puts its own skip in the place of unittest's.
+        by_code = call.excinfo is not None and self.watch.raised_by_code(call.excinfo.tb)
+        report = yield
+        if report.skipped and by_code:
+            self.outcome, self.message = "failed", "skipped by the code under test"
+        if self.outcome != "failed" and (report.when == "call" or not report.passed):
+            self.outcome = report.outcome
+        if report.failed:
+            self.message = self.message or (one_line(call.excinfo.value) if call.excinfo else str(report.longrepr))
+        return report
+
+    def is_sentinel(self, item: pytest.Item) -> bool:
+        return str(item.path) == self.sentinel
+
+
+def one_line(error: BaseException) -> str:
+    """`AssertionError: assert 3 == 4`; for a syntax error, with file and line."""
+    lines = traceback.format_exception_only(type(error), error)
+    text = f"{type(error).__name__}: {error}" if isinstance(error, SyntaxError) else lines[0]
+    return text.strip().split("\n", 1)[0][:MESSAGE_CHARS]

@@ -1,0 +1,283 @@
+"""One contained run: start it, read it while it runs, watch its limits, and leave nothing of it alive.
+
+Runs in a thread; the command is a `Plan` of isolate.py. Measured from outside, every 50 ms: the resident memory of all
+processes together, their number, and the files and bytes that they wrote.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from repo_agent.sandbox.child.reap import descendants, sweep
+from repo_agent.sandbox.isolate import Plan
+
+TICK = 0.05
+DRAIN_SECONDS = 1.0
+ENDING_SECONDS = 5.0
+RESULT_BYTES = 16 * 2**20
+KEPT_BYTES = 32 * 2**10
+"""Of the output: so much of its head, and of its tail."""
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Limits of a whole run: every process that it starts, taken together."""
+
+    wall_seconds: float = 30.0
+    memory_bytes: int = 2**30
+    """Resident memory; also the address space of each process."""
+    file_bytes: int = 64 * 2**20
+    """Size of one written file."""
+    disk_bytes: int = 256 * 2**20
+    files: int = 20_000
+    processes: int = 128
+    """Threads count too."""
+    open_files: int = 256
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a run ended."""
+
+    code: int
+    """Exit code; negative or above 128: a signal."""
+    over: str
+    """The limit that ended it: wall, memory, processes, files, disk, results; "" for none."""
+    results: bytes
+    output: str
+    """Head and tail of what it printed, with a mark between them."""
+
+
+def run(plan: Plan, environment: Mapping[str, str], job: IO[bytes], bounds: Bounds, cancel: threading.Event) -> End:
+    """Start the plan's command on the job, wait for its end or a limit, then kill whatever is left.
+
+    Raises OSError where it cannot be started at all.
+    """
+    reading, writing = os.pipe()
+    fds = (job.fileno(), writing)
+    try:
+        process = subprocess.Popen(
+            [*plan.command, *map(str, fds)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=dict(environment),
+            cwd="/",
+            pass_fds=fds,
+            start_new_session=True,
+        )
+    except OSError:
+        os.close(reading)
+        raise
+    finally:
+        os.close(writing)
+    with _Run(process, reading, plan, bounds) as active:
+        active.wait(cancel)
+    return active.end()
+
+
+@dataclass
+class _Buffer:
+    """Bytes of a stream: head and tail, and how many there were."""
+
+    head_bytes: int
+    tail_bytes: int
+    head: bytearray = field(default_factory=bytearray)
+    tail: bytearray = field(default_factory=bytearray)
+    count: int = 0
+
+    def add(self, data: bytes) -> None:
+        self.count += len(data)
+        room = self.head_bytes - len(self.head)
+        self.head += data[:room]
+        self.tail += data[room:]
+        del self.tail[: -self.tail_bytes or None]
+
+    def text(self) -> str:
+        left_out = self.count - len(self.head) - len(self.tail)
+        mark = f"\n[... {left_out} bytes ...]\n" if left_out else ""
+        return self.head.decode(errors="replace") + mark + self.tail.decode(errors="replace")
+
+
+class _Run:
+    """A started process with its two streams; leaving the context ends all of it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], results: int, plan: Plan, bounds: Bounds) -> None:
+        assert process.stdout is not None
+        self._process, self._plan, self._bounds = process, plan, bounds
+        self._over = ""
+        self._watch = _Watch(process.pid, plan, bounds)
+        self._streams = {
+            results: _Buffer(RESULT_BYTES, 0),
+            process.stdout.fileno(): _Buffer(KEPT_BYTES, KEPT_BYTES),
+        }
+        self._results = results
+        self._selector = selectors.DefaultSelector()
+        for stream in self._streams:
+            os.set_blocking(stream, False)
+            self._selector.register(stream, selectors.EVENT_READ)
+
+    def __enter__(self) -> _Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            _kill(self._process, self._plan)
+            deadline = time.monotonic() + DRAIN_SECONDS
+            while self._selector.get_map() and time.monotonic() < deadline:
+                self._read(0.02)
+        finally:
+            self._selector.close()
+            os.close(self._results)
+            self._process.stdout.close()  # type: ignore[union-attr]
+
+    def wait(self, cancel: threading.Event) -> None:
+        """Until the process ends by itself, a limit is reached or `cancel` is set."""
+        deadline = time.monotonic() + self._bounds.wall_seconds
+        with _process_handle(self._process.pid) as handle:
+            if handle is not None:
+                self._selector.register(handle, selectors.EVENT_READ)
+            looked = time.monotonic()
+            while self._process.poll() is None and not self._over and not cancel.is_set():
+                self._read(min(TICK, max(0.0, deadline - time.monotonic())))
+                if time.monotonic() >= deadline:
+                    self._over = "wall"
+                elif time.monotonic() - looked >= TICK:
+                    self._over, looked = self._over or self._watch.look(), time.monotonic()
+            if handle is not None:
+                self._selector.unregister(handle)
+
+    def end(self) -> End:
+        results, output = self._streams.values()
+        return End(self._process.returncode, self._over, bytes(results.head), output.text())
+
+    def _read(self, seconds: float) -> None:
+        for key, _ in self._selector.select(seconds):
+            if key.fd not in self._streams:
+                continue
+            with contextlib.suppress(BlockingIOError):
+                data = os.read(key.fd, 2**16)
+                self._streams[key.fd].add(data)
+                if not data:
+                    self._selector.unregister(key.fd)
+        if self._streams[self._results].count > RESULT_BYTES:
+            self._over = "results"
+
+
+@contextlib.contextmanager
+def _process_handle(pid: int) -> Iterator[int | None]:
+    """A file descriptor that is readable once the process has ended; None where the system has none."""
+    try:
+        handle = os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        yield None
+        return
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _kill(process: subprocess.Popen[bytes], plan: Plan) -> None:
+    """End the process and all that it started.
+
+    The first process of a namespace takes the others with it; its parent ends when they are gone.
+    """
+    if process.poll() is None:
+        if plan.reaped:
+            process.terminate()
+        else:
+            for pid in _children(process.pid):
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(ENDING_SECONDS)
+    if process.poll() is None:
+        sweep(process.pid)
+        with contextlib.suppress(OSError):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _children(pid: int) -> list[int]:
+    with contextlib.suppress(OSError):
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
+
+
+class _Watch:
+    """Measures a tree of processes from outside."""
+
+    def __init__(self, root: int, plan: Plan, bounds: Bounds) -> None:
+        self._root, self._plan, self._bounds = root, plan, bounds
+        self._looks = 0
+
+    def look(self) -> str:
+        """The limit that is broken, or ""."""
+        pids = descendants(self._root)
+        if len(pids) > 2 * self._bounds.processes:
+            return "processes"
+        # The quick sum counts pages that forks share once for each; the exact one is worth its time only above it.
+        if sum(map(_private, pids)) > self._bounds.memory_bytes < sum(map(_share, pids)):
+            return "memory"
+        self._looks += 1
+        if self._plan.inner:
+            return self._in_memory(pids)
+        return self._on_disk() if self._looks % 5 == 0 else ""
+
+    def _in_memory(self, pids: list[int]) -> str:
+        """Count the inodes of the sandbox's own file systems; their bytes are bounded by their size."""
+        for folder in self._plan.inner:
+            with contextlib.suppress(OSError, IndexError):
+                state = os.statvfs(f"/proc/{pids[-1]}/root{folder}")
+                if state.f_files - state.f_ffree > self._bounds.files:
+                    return "files"
+        return ""
+
+    def _on_disk(self) -> str:
+        """Walk the scratch folder, as far as the limits go."""
+        files = used = 0
+        waiting = [self._plan.scratch]
+        while waiting:
+            with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    files += 1
+                    used += entry.stat(follow_symlinks=False).st_blocks * 512
+                    if files > self._bounds.files or used > self._bounds.disk_bytes:
+                        return "files" if files > self._bounds.files else "disk"
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+        return ""
+
+
+def _private(pid: int) -> int:
+    """Resident bytes of a process that are not of a file or shared memory; 0 once it has ended."""
+    try:
+        _, resident, shared = Path(f"/proc/{pid}/statm").read_text().split()[:3]
+    except (OSError, ValueError):
+        return 0
+    return (int(resident) - int(shared)) * PAGE
+
+
+def _share(pid: int) -> int:
+    """Resident bytes of a process, a page that n processes share counted as one nth; 0 once it has ended."""
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    except PermissionError:
+        return _private(pid)
+    except (OSError, ValueError):
+        pass
+    return 0
