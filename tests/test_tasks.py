@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import SHARED
 
 from repo_agent.errors import UserError
-from repo_agent.sandbox.isolate import probe
+from repo_agent.sandbox.canary import choose
 from repo_agent.tasks import list_suites, load_suite, test_job
 from repo_agent.tasks.bundled import bundled_suite
+from repo_agent.tasks.comparing import comparing_classes
 from repo_agent.tasks.quixbugs import quixbugs_suite
-from repo_agent.tasks.task import Suite, Task
+from repo_agent.tasks.similar import NEAR, compare_sides, verbatim
+from repo_agent.tasks.task import Split, Suite, Task
 from repo_agent.tasks.validate import Validation, validate
 
 DOUBLE = "def double(n):\n    return n * {}\n\n\n'''\nTwice a number.\n'''\n"
@@ -28,9 +32,9 @@ else:
 
 @pytest.mark.parametrize("given, expected", load_json_testcases("double"))
 def test_double(given, expected):
-    if not pytest.run_slow and given == 3:
+    if not pytest.run_slow and given == [3]:
         pytest.skip("slow")
-    assert double(given) == expected
+    assert double(*given) == expected
 """
 LAST = "def last(node):\n    while node.successor{}:\n        node = node.successor\n    return node\n"
 LAST_TEST = """import pytest
@@ -73,7 +77,7 @@ def checkout(tmp_path: Path) -> Path:
         "python_testcases/test_last.py": LAST_TEST,
         "python_testcases/node.py": NODE,
         "python_testcases/load_testdata.py": LOADER,
-        "json_testcases/double.json": "[2, 4]\n[3, 6]\n",
+        "json_testcases/double.json": "[[2], 4]\n[[3], 6]\n",
     }
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -82,7 +86,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def check(suite: Suite, jobs: int = 2) -> Validation:
-    return asyncio.run(validate(suite, probe(unsafe_local=True), jobs))
+    return asyncio.run(validate(suite, choose(unsafe_local=True), jobs))
 
 
 def test_quixbugs_holds_one_task_and_no_answer(checkout):
@@ -133,15 +137,95 @@ def test_validate_names_what_is_odd():
     seen: list[tuple[int, int]] = []
     tasks = (task("a", good, bad), task("b", bad, None, "x = 1\n"), task("c", bad, good))
     suite = Suite("odd", tasks)
-    found = asyncio.run(validate(suite, probe(unsafe_local=True), 2, lambda done, of: seen.append((done, of))))
+    found = asyncio.run(validate(suite, choose(unsafe_local=True), 2, lambda done, of: seen.append((done, of))))
     assert seen == [(number, 5) for number in range(1, 6)]
     assert found.odd == [
         {"task": "a", "what": "untouched: 1 passed"},
         {"task": "a", "what": "with its fix: 1 failed\ntest_m.py::test_f: AssertionError: assert 2 == 1"},
         {"task": "b", "what": "untouched: no tests"},
-        {"task": "b", "what": "no fix is known"},
     ]
-    assert (found.tasks, found.fix_passes, found.untouched_fails) == (3, 1, 1)
+    assert (found.tasks, found.fix_passes, found.untouched_fails, found.no_fix) == (3, 1, 1, 1)
+
+
+@pytest.fixture
+def humanevalfix() -> Suite:
+    path = SHARED / "humanevalfix"
+    if not path.is_dir():
+        pytest.skip(f"{path} is not here")
+    return load_suite(f"humanevalfix={path}")
+
+
+def test_humanevalfix(humanevalfix):
+    """All 164 load; validated is one plain task, and those whose check needs helpers or draws random inputs."""
+    assert len(humanevalfix.tasks) == len(humanevalfix.by_id) == 164
+    assert all(len(task.files) == 2 and task.fix and set(task.fix) < set(task.files) for task in humanevalfix.tasks)
+    chosen = tuple(humanevalfix.by_id[f"Python-{number}"] for number in (0, 32, 38, 50))
+    assert check(Suite("some", chosen)) == Validation(4, 4, 4, [])
+    task = chosen[1]
+    spoilt = task.files["find_zero.py"].replace("return sum(", "return 0 * sum(")
+    cheat = Task("cheat", "", task.files, task.tests, task.pristine, fix={"find_zero.py": spoilt})
+    assert check(Suite("cheat", (cheat,))).fix_passes == 0
+
+
+@pytest.mark.slow
+def test_the_whole_of_humanevalfix(humanevalfix):
+    assert check(humanevalfix) == Validation(164, 164, 164, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("", "holds no task"), ("{}", "p.jsonl:1: no task of HumanEvalPack"), ("\n[", "p.jsonl:2: no task")],
+)
+def test_humanevalfix_refuses_another_file(tmp_path, text, said):
+    (tmp_path / "p.jsonl").write_text(text)
+    with pytest.raises(UserError, match=said):
+        load_suite(f"humanevalfix={tmp_path / 'p.jsonl'}")
+    with pytest.raises(UserError, match=r"humanevalpack_python\.jsonl: cannot be read"):
+        load_suite(f"humanevalfix={tmp_path}")
+
+
+def test_rare_fields_change_the_hash_and_their_absence_does_not():
+    """The hash of a task that uses none of them is the one that runs on disk have."""
+    plain = Task("a", "g", {"a.py": "x"}, ("t.py",))
+    assert plain.hash == "ad7edfc285a11573"
+    rare = [{"command": ("make",)}, {"python": "/p"}, {"pythonpath": ("src",)}, {"writable": ("*",)}]
+    rare += [{"wall_seconds": 9.0}, {"files": {"a.py": b"x"}}, {"files": {"a.py": b"y"}}]
+    assert len({plain.hash, *(replace(plain, **change).hash for change in rare)}) == len(rare) + 1
+
+
+def test_comparing_classes_are_those_that_decide_their_own_equality():
+    texts = [
+        "class A:\n    def __eq__(self, other): return True\nclass Plain:\n    pass\n",
+        "@dataclasses.dataclass(order=True)\nclass B:\n    n: int\ndef f():\n    class C:\n        __lt__ = None\n",
+        "class Broken:\n    def __eq__(",
+        b"class D:\n    def __eq__(self, o): ...",
+    ]
+    assert comparing_classes(texts) == {"A", "B", "C"}
+    task = Task("a", "", {"a.py": texts[0]}, ("t.py",), fix={"a.py": "class E:\n    __contains__ = 1\n"})
+    assert test_job(task).comparing == {"A", "E"}
+
+
+LOOP = "def {}(values):\n    total = 0\n    for value in values:\n        total += value * {}\n    return total\n"
+
+
+def test_near_duplicates_across_the_split_are_found():
+    def task(name, program, group=""):
+        return Task(name, "", {"m.py": "", "test_m.py": "t"}, ("test_m.py",), fix={"m.py": program}, group=group)
+
+    near, far = LOOP.format("add", 2), "import os\n\nHERE = os.path.dirname(__file__)\n"
+    suite = Suite("s", (task("a", near), task("b", "# changed\n" + near.replace("2", "3")), task("c", far)))
+    found = compare_sides(suite, Split(("a", "c"), ("b",)))
+    assert [(pair.train, pair.held_out) for pair in found] == [("a", "b")] and NEAR <= found[0].similarity < 1
+    assert compare_sides(suite, Split(("a", "b"), ("c",))) == []
+
+
+def test_verbatim_forgives_white_space_at_line_ends_alone(tmp_path):
+    task = Task("a", "", {"m.py": ""}, ("t.py",), fix={"m.py": "x = 1\ny = 2\n"})
+    for text, same in (("x = 1  \r\ny = 2\n\n", True), ("x = 1\ny  = 2\n", False), ("x = 1\n", False)):
+        (tmp_path / "m.py").write_text(text, newline="")
+        assert verbatim(task, tmp_path) is same
+    (tmp_path / "m.py").unlink()
+    assert verbatim(task, tmp_path) is False and verbatim(replace(task, fix=None), tmp_path) is None
 
 
 def test_job_puts_back_tests_data_and_configuration():
@@ -155,7 +239,9 @@ def test_job_puts_back_tests_data_and_configuration():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("nope", r"unknown suite 'nope'.*micro\[=SEED\], bundled, quixbugs=PATH"),
+        ("nope", r"unknown suite 'nope'.*micro\[=SEED\], bundled, quixbugs=PATH.*ends in \.toml"),
+        ("humanevalfix", "no path"),
+        ("file", "no path"),
         ("micro=x", "'x' is no seed"),
         ("bundled=x", "takes no value"),
         ("quixbugs", "no path.*checkout"),
@@ -167,7 +253,9 @@ def test_a_wrong_spec_teaches(spec, message):
 
 
 def test_every_suite_is_listed():
-    assert [name for name, _ in list_suites()] == ["micro[=SEED]", "bundled", "quixbugs=PATH"]
+    assert [name for name, _ in list_suites()] == [
+        "micro[=SEED]", "bundled", "quixbugs=PATH", "humanevalfix=PATH", "file=PATH",
+    ]  # fmt: skip
     assert load_suite("micro=1").hash != load_suite("micro").hash == load_suite("micro=0").hash
 
 

@@ -10,21 +10,25 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from repo_agent.errors import UserError
-from repo_agent.sandbox.grade import CONFIG_FILES, TestJob
+from repo_agent.sandbox.grade import TestJob
+from repo_agent.sandbox.supervise import Bounds
 from repo_agent.tasks.bundled import bundled_suite
+from repo_agent.tasks.humanevalfix import humanevalfix_suite
 from repo_agent.tasks.quixbugs import quixbugs_suite
 from repo_agent.tasks.task import Suite, Task
 
 
 def load_suite(spec: str) -> Suite:
-    """The suite that a spec such as `micro=3` names; see `list_suites`.
+    """The suite that a spec such as `micro=3` names; see `list_suites`; a path that ends in .toml or .json too.
 
     Raises UserError for an unknown suite, and for a value that the suite cannot take.
     """
     name, _, value = spec.partition("=")
+    if name not in SUITES and spec.endswith((".toml", ".json")):
+        return _repository(spec)
     if name not in SUITES:
         known = ", ".join(kind.usage for kind in SUITES.values())
-        raise UserError(f"unknown suite {spec!r}", "--suite", f"Known: {known}")
+        raise UserError(f"unknown suite {spec!r}", "--suite", f"Known: {known}, or a path that ends in .toml or .json")
     return SUITES[name].load(value)
 
 
@@ -33,15 +37,24 @@ def list_suites() -> list[tuple[str, str]]:
     return [(kind.usage, kind.help) for kind in SUITES.values()]
 
 
-def test_job(task: Task) -> TestJob:
-    """What `grade` runs for a task: its tests, data and configuration files are put back to their first text."""
-    own = {*task.pristine, *task.tests, *(name for name in task.files if PurePosixPath(name).name in CONFIG_FILES)}
+def test_job(task: Task, isolated_io: bool = False) -> TestJob:
+    """What `grade` runs for a task; the files of `Task.put_back` get their first content.
+
+    With `isolated_io`, a task that has cases runs them instead of its tests.
+    """
     return TestJob(
         tests=task.tests,
-        pristine={name: text for name, text in task.files.items() if name in own},
+        pristine={name: content for name, content in task.files.items() if name in task.put_back},
         hidden=task.hidden,
         args=task.test_args,
+        command=task.command,
+        python=task.python,
+        pythonpath=task.pythonpath,
+        cases=task.cases if isolated_io else None,
+        own=frozenset(part for name in task.files for part in PurePosixPath(name).with_suffix("").parts),
+        comparing=task.comparing,
         test_seconds=task.test_seconds,
+        bounds=Bounds(wall_seconds=task.wall_seconds, memory_bytes=task.memory_mb * 2**20),
     )
 
 
@@ -76,8 +89,24 @@ def _quixbugs(value: str) -> Suite:
     return quixbugs_suite(Path(value).expanduser())
 
 
+def _humanevalfix(value: str) -> Suite:
+    if not value:
+        raise UserError("no path", "--suite humanevalfix=PATH", "Give the JSONL of HumanEvalPack's Python tasks")
+    return humanevalfix_suite(Path(value).expanduser())
+
+
+def _repository(value: str) -> Suite:
+    from repo_agent.tasks.repository import repository_suite
+
+    if not value:
+        raise UserError("no path", "--suite file=PATH", "Give a suite file, TOML or JSON")
+    return repository_suite(Path(value).expanduser(), f"file={value}")
+
+
 SUITES = {
     "micro": _Kind("micro[=SEED]", "small one-line repairs, generated from a seed; for the demo", _micro),
     "bundled": _Kind("bundled", "repair tasks in several layouts that come with the package", _bundled),
     "quixbugs": _Kind("quixbugs=PATH", "40 classic algorithms with one bug each; PATH is a checkout", _quixbugs),
+    "humanevalfix": _Kind("humanevalfix=PATH", "164 functions with one bug each; PATH is a JSONL", _humanevalfix),
+    "file": _Kind("file=PATH", "your own repositories: PATH is a suite file, .toml or .json", _repository),
 }

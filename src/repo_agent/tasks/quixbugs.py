@@ -6,10 +6,13 @@ no corrected program, no other task. The checkout's own conftest only serves two
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 from pathlib import Path
 
 from repo_agent.errors import UserError
+from repo_agent.sandbox.cases import Case, Cases
 from repo_agent.tasks.task import Suite, Task
 
 PROGRAMS, FIXED, TESTS, DATA = "python_programs", "correct_python_programs", "python_testcases", "json_testcases"
@@ -58,7 +61,23 @@ def _task(path: Path, name: str) -> Task:
         fix={program: _read(path, f"{FIXED}/{name}.py")},
         hidden={"conftest.py": CONFTEST},
         test_seconds=TEST_SECONDS,
+        cases=_cases(path, name) if data in pristine else None,
     )
+
+
+def _cases(path: Path, name: str) -> Cases:
+    """The lines of the program's data, `[arguments, expected]`, without the inputs that its test skips as too long."""
+    test = _read(path, f"{TESTS}/test_{name}.py")
+    compared = [node.comparators[0] for node in ast.walk(ast.parse(test)) if isinstance(node, ast.Compare)]
+    skipped = [ast.literal_eval(node) for node in compared if isinstance(node, ast.List)]
+    lines = [json.loads(line) for line in _read(path, f"{DATA}/{name}.json").splitlines()]
+    # The square root alone is compared up to a tolerance, which is its last argument.
+    cases = [
+        Case(tuple(arguments), expected, arguments[-1] if "approx" in test else 0.0)
+        for arguments, expected in lines
+        if arguments not in skipped
+    ]
+    return Cases(f"{PROGRAMS}.{name}", name, tuple(cases))
 
 
 def _read(path: Path, file: str) -> str:

@@ -6,25 +6,31 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import cached_property
+from pathlib import PurePosixPath
 
 from repo_agent.errors import UserError
-from repo_agent.messages import digest
+from repo_agent.messages import digest, tilde
+from repo_agent.sandbox.cases import Cases
+from repo_agent.sandbox.grade import CONFIG_FILES
+from repo_agent.sandbox.workspace import Files
+from repo_agent.tasks.comparing import comparing_classes
 
 HELD_OUT_SHARE = 3 / 8
 
 
 @dataclass(frozen=True)
 class Task:
-    """One repair task. Paths are relative to the repository root and use `/`; texts are UTF-8."""
+    """One repair task. Paths are relative to the repository root and use `/`."""
 
     id: str
     goal: str
     """What the model is told, after `GOAL:`."""
-    files: Mapping[str, str]
-    """The workspace as the model first sees it, test files included."""
+    files: Files
+    """The workspace as the model first sees it, test files included; bytes where a file is not UTF-8."""
     tests: tuple[str, ...]
-    """Test files that pytest runs, in order."""
+    """Test files, folders or node ids that pytest runs, in order."""
     pristine: tuple[str, ...] = ()
     """Files restored to their first text before every test run: the tests, their data, conftest files."""
     fix: Mapping[str, str] | None = None
@@ -35,28 +41,67 @@ class Task:
     """Further pytest arguments."""
     test_seconds: float = 3.0
     """Time limit of one test."""
-    hidden: Mapping[str, str] = field(default_factory=dict)
+    hidden: Files = field(default_factory=dict)
     """Files that exist only while tests run (a conftest that the tests need); the model never sees them."""
+    command: tuple[str, ...] = ()
+    """A test command that is neither pytest nor unittest: its exit code counts. Empty: pytest on `tests`."""
+    python: str = ""
+    """Path of the interpreter that runs the tests; empty: ours."""
+    pythonpath: tuple[str, ...] = ()
+    """Folders of the workspace that are put on sys.path before the tests, such as "src"."""
+    writable: tuple[str, ...] = ()
+    """Patterns (fnmatch: `*` matches `/` too) of the files that the model may write; empty: it may write every file,
+    and those that are put back count for nothing."""
+    wall_seconds: float = 30.0
+    """Time limit of a whole test run."""
+    memory_mb: int = 1024
+    """Memory of a whole test run, in MiB; the address space of each of its processes too."""
+    cases: Cases | None = None
+    """Calls with known results, from the task's own data; `--isolated-io` judges by them."""
 
     @property
     def split_group(self) -> str:
         return self.group or self.id
 
     @cached_property
+    def put_back(self) -> frozenset[str]:
+        """The files that get their first content before every test run: `pristine`, test files, configuration of pytest
+        and Python, and where `writable` says what may be written, everything else."""
+        own = {*self.pristine, *(test.partition("::")[0] for test in self.tests)}
+        return frozenset(
+            name
+            for name in self.files
+            if name in own or PurePosixPath(name).name in CONFIG_FILES or not may_write(name, self.writable)
+        )
+
+    @cached_property
+    def comparing(self) -> frozenset[str]:
+        """Names of the classes that compare by methods of their own, in the files or in the fix."""
+        return comparing_classes([*self.files.values(), *(self.fix or {}).values()])
+
+    @cached_property
     def hash(self) -> str:
         """Hash of all that a rollout on this task depends on; the fix is left out."""
-        return digest(
-            {
-                "id": self.id,
-                "goal": self.goal,
-                "files": dict(self.files),
-                "hidden": dict(self.hidden),
-                "tests": list(self.tests),
-                "pristine": list(self.pristine),
-                "args": list(self.test_args),
-                "seconds": self.test_seconds,
-            }
-        )
+        record = {
+            "id": self.id,
+            "goal": self.goal,
+            "files": _hashable(self.files),
+            "hidden": _hashable(self.hidden),
+            "tests": list(self.tests),
+            "pristine": list(self.pristine),
+            "args": list(self.test_args),
+            "seconds": self.test_seconds,
+        }
+        # Only where they say something: a task that uses none of them keeps its hash.
+        rare = {
+            "command": list(self.command),
+            "python": tilde(self.python),
+            "pythonpath": list(self.pythonpath),
+            "writable": list(self.writable),
+            "wall_seconds": self.wall_seconds if self.wall_seconds != Task.wall_seconds else None,
+            "memory_mb": self.memory_mb if self.memory_mb != Task.memory_mb else None,
+        }
+        return digest(record | {key: value for key, value in rare.items() if value})
 
 
 @dataclass(frozen=True)
@@ -95,6 +140,24 @@ class Suite:
         chosen = set(groups[:count])
         held = tuple(task.id for task in self.tasks if task.split_group in chosen)
         return Split(tuple(task.id for task in self.tasks if task.split_group not in chosen), held)
+
+
+def may_write(name: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a model may write the file, by a task's `writable`."""
+    return not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def as_text(content: str | bytes) -> str:
+    """A file's content as a tool shows it."""
+    return content if isinstance(content, str) else content.decode(errors="replace")
+
+
+def _hashable(files: Files) -> dict[str, object]:
+    """The texts themselves; of bytes their SHA-256."""
+    return {
+        name: content if isinstance(content, str) else {"sha256": hashlib.sha256(content).hexdigest()}
+        for name, content in files.items()
+    }
 
 
 def _rank(group: str) -> str:

@@ -17,16 +17,22 @@ from repo_agent.tasks.task import Suite, Task
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """Counts over a suite, and what is wrong, one entry a finding: {"task", "what"}."""
+    """Counts over a suite, and what is odd, one entry a finding: {"task", "what"}."""
 
     tasks: int
     fix_passes: int
     untouched_fails: int
     odd: list[dict[str, str]]
+    no_fix: int = 0
+    """Tasks without a known fix: for these only the untouched state was graded."""
 
 
 async def validate(
-    suite: Suite, isolation: Isolation, jobs: int = 2, on_progress: Callable[[int, int], None] | None = None
+    suite: Suite,
+    isolation: Isolation,
+    jobs: int = 2,
+    on_progress: Callable[[int, int], None] | None = None,
+    isolated_io: bool = False,
 ) -> Validation:
     """Grade every task untouched and with its fix, at most `jobs` at once; `on_progress(done, of)` after each grade.
 
@@ -38,7 +44,7 @@ async def validate(
     async def bounded(task: Task, changes: Mapping[str, str]) -> Grade:
         nonlocal done
         async with slots:
-            result = await _grade(task, changes, isolation)
+            result = await _grade(task, changes, isolation, isolated_io)
         done += 1
         if on_progress:
             on_progress(done, total)
@@ -52,9 +58,9 @@ async def validate(
     return _summary(suite, grades[: len(suite.tasks)], after)
 
 
-async def _grade(task: Task, changes: Mapping[str, str], isolation: Isolation) -> Grade:
+async def _grade(task: Task, changes: Mapping[str, str], isolation: Isolation, isolated_io: bool) -> Grade:
     with boundary("grade"), Workspace({**task.files, **changes}) as workspace:
-        return await grade(workspace.root, test_job(task), isolation)
+        return await grade(workspace.root, test_job(task, isolated_io), isolation)
 
 
 def _summary(suite: Suite, untouched: list[Grade], fixed: Mapping[str, Grade]) -> Validation:
@@ -63,13 +69,12 @@ def _summary(suite: Suite, untouched: list[Grade], fixed: Mapping[str, Grade]) -
         after = fixed.get(task.id)
         if before.outcome in ("passed", "no_tests"):
             odd.append({"task": task.id, "what": f"untouched: {before.output}"})
-        if after is None:
-            odd.append({"task": task.id, "what": "no fix is known"})
-        elif after.outcome != "passed":
+        if after is not None and after.outcome != "passed":
             odd.append({"task": task.id, "what": f"with its fix: {after.output}"})
     return Validation(
         tasks=len(suite.tasks),
         fix_passes=sum(result.outcome == "passed" for result in fixed.values()),
         untouched_fails=sum(result.outcome not in ("passed", "no_tests") for result in untouched),
         odd=odd,
+        no_fix=len(suite.tasks) - len(fixed),
     )
