@@ -17,6 +17,7 @@ from repo_agent.messages import Message, digest
 from repo_agent.models import Completion, Request, Sampling
 from repo_agent.models.openai_chat import OpenAIChat
 from repo_agent.models.resolve import open_model
+from repo_agent.models.retry import Patience
 from repo_agent.protocols.json_object import JsonObject
 from repo_agent.tools.files import default_registry
 from repo_agent.tools.verdict import judge
@@ -165,9 +166,9 @@ def test_a_request_that_is_given_up_leaves_the_batch(local: Any) -> None:
     assert asyncio.run(asyncio.wait_for(story(), 10)) == answers(local, [ask(1)], 1)[0]
 
 
-@pytest.mark.parametrize("spec", ["local:", "gpt-4", "openai:gpt-4", "openai:x@ftp://y", "oracle"])
+@pytest.mark.parametrize("spec", ["local:", "gpt-4", "openai:", "together:x@http://y", "openai:x@ftp://y", "oracle"])
 def test_an_unknown_model_is_refused_with_the_forms(spec: str) -> None:
-    with pytest.raises(UserError, match="openai:NAME@BASE_URL"):
+    with pytest.raises(UserError, match=r"openai:NAME\[@BASE_URL\]"):
         open_model(spec)
 
 
@@ -250,4 +251,4 @@ def test_openai_errors_do_not_repeat_the_key(server: str, monkeypatch: pytest.Mo
     assert caught.value.stage == "model" and "422" in str(caught.value)
     assert "secret" not in str(caught.value) and caught.value.__cause__ is None
     with pytest.raises(InfraError, match="Connection"):
-        asyncio.run(OpenAIChat("x", "http://127.0.0.1:9/v1").complete(ask(4)))
+        asyncio.run(OpenAIChat("x", "http://127.0.0.1:9/v1", Patience(tries=1)).complete(ask(4)))

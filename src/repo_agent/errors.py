@@ -6,13 +6,17 @@ ours          InfraError, attributed to a stage, recorded, owed again
 
 RepoAgentError
 ├── UserError      bad input: one line that says what, where and what to do; exit code 2
-└── InfraError     something of ours or of a server failed at a named stage
+├── InfraError     something of ours or of a server failed at a named stage
+│   └── StoreError the run directory cannot be written: nothing more can be recorded, so the run stops
+└── Stopped        the user's own stop, a spent budget or Ctrl-C: what is unfinished is owed
 """
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 class RepoAgentError(Exception):
@@ -41,15 +45,30 @@ class InfraError(RepoAgentError):
         super().__init__(f"{stage}: {cause}")
 
 
+class StoreError(InfraError):
+    """The run directory cannot be written, as on a full disk."""
+
+
+class Stopped(RepoAgentError):
+    """A run ended early because its user said so. `code` is the command's exit code: 3 for a budget, 130 for Ctrl-C."""
+
+    def __init__(self, reason: str, code: int) -> None:
+        self.reason, self.code = reason, code
+        super().__init__(reason)
+
+
 @contextmanager
-def boundary(stage: str) -> Iterator[None]:
+def boundary(stage: str, *passing: type[Exception]) -> Iterator[None]:
     """Turn any unexpected exception inside the block into an InfraError of `stage`.
 
-    The one broad `except` of the package. Errors that are already ours pass unchanged.
+    The one broad `except` of the package. Errors that are already ours pass unchanged, and so do those of the `passing`
+    types. The cause names the line that raised.
     """
     try:
         yield
-    except RepoAgentError:
-        raise
     except Exception as error:
-        raise InfraError(stage, f"{type(error).__name__}: {error}") from error
+        if isinstance(error, (RepoAgentError, *passing)):
+            raise
+        frames = traceback.extract_tb(error.__traceback__)
+        where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+        raise InfraError(stage, f"{type(error).__name__}: {error}{where}") from error

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+MAX_DEPTH = 50
+"""Levels of nesting in a reply; more than any tool's schema has, and safe for every reader of the trace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +20,8 @@ class ToolCall:
 
     name: str
     args: dict[str, Any]
+    wire: str = field(default="", compare=False, repr=False)
+    """The arguments as a server sent them, to go back to it unchanged; "" where they never were text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,55 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
+def strict_json(text: str) -> Any:
+    """The value of a JSON text; a key that stands twice, NaN and infinities are refused too.
+
+    Raises ValueError or RecursionError.
+    """
+    return json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite)
+
+
+def nesting(value: Any) -> int:
+    """Levels of nesting, counted without recursion."""
+    depth, level = 0, [value]
+    while level := [inner for outer in level for inner in _inside(outer)]:
+        depth += 1
+    return depth
+
+
+def spoken(content: str, calls: list[dict[str, Any]]) -> str:
+    """A reply whose calls stand beside its text, as one text: {"content", "tool_calls": [{"name", "arguments"}]}.
+
+    `arguments` stay as the server sent them, a JSON string by rule.
+    """
+    return canonical_json({"content": content, "tool_calls": calls})
+
+
+def read_spoken(text: str) -> tuple[str, list[Any]]:
+    """Content and calls of a text that `spoken` wrote; any other text is content alone."""
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError):
+        return text, []
+    if not isinstance(record, dict) or set(record) != {"content", "tool_calls"}:
+        return text, []
+    content, calls = record["content"], record["tool_calls"]
+    fits = isinstance(content, str) and isinstance(calls, list) and all(isinstance(call, dict) for call in calls)
+    return (content, calls) if fits else (text, [])
+
+
+def reply_message(text: str) -> Message:
+    """The assistant's message that stands for a `spoken` text in the next request.
+
+    Where a call's arguments are no JSON object no server takes them back: then the calls are kept as text.
+    """
+    content, calls = read_spoken(text)
+    try:
+        return Message("assistant", content, tuple(_tool_call(call) for call in calls))
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return Message("assistant", "\n".join([content, *map(canonical_json, calls)]).strip())
+
+
 def digest(value: Any) -> str:
     """The first 16 hex digits of the SHA-256 of a value's canonical JSON."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
@@ -71,3 +126,35 @@ def tilde(text: str) -> str:
     if not home:
         return text
     return re.sub(r"(?<![\w./~-])" + re.escape(home) + r"(?![\w.-])", "~", text)
+
+
+def _tool_call(call: dict[str, Any]) -> ToolCall:
+    name, said = call["name"], call["arguments"]
+    args = strict_json(said) if isinstance(said, str) else said
+    if not name or not isinstance(name, str) or not isinstance(args, dict) or nesting(args) > MAX_DEPTH:
+        raise ValueError("no call")
+    return ToolCall(name, args, said if isinstance(said, str) else "")
+
+
+def _inside(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is out of range")
+    return number
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) != len(pairs):
+        raise ValueError("a key stands twice")
+    return record
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from repo_agent.messages import Message, Usage
 
@@ -18,12 +18,27 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One turn to complete. `seed` fixes this turn's draw; `schema` constrains the reply where given."""
+    """One turn to complete. `seed` fixes this turn's draw; `schema` constrains the reply where given.
+
+    With `tools` (an OpenAI list) the server makes and reads the calls, and the reply's text is `messages.spoken`.
+    """
 
     messages: tuple[Message, ...]
     sampling: Sampling
     seed: int
     schema: dict[str, Any] | None = None
+    tools: list[dict[str, Any]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What a server said about its reply; None where it did not say."""
+
+    finish_reason: str | None
+    model: str | None
+    system_fingerprint: str | None
+    tries: int
+    """Requests until this answer came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +49,9 @@ class Completion:
     finish_reason: str
     usage: Usage = field(default_factory=Usage)
     prompt_ids_hash: str | None = None
+    raw_unknown: bool = False
+    """Whether a server's parser took the reply apart, so that `text` is put together again."""
+    served: Served | None = None
 
 
 class Model(Protocol):
@@ -46,3 +64,11 @@ class Model(Protocol):
 
     async def close(self) -> None:
         """Release what the model holds."""
+
+
+@runtime_checkable
+class Constrainable(Model, Protocol):
+    """A model whose replies can be held to a schema."""
+
+    async def constraint(self, schema: dict[str, Any]) -> str:
+        """By what replies are held to `schema`, proved before a run. Raises UserError where nothing holds them."""

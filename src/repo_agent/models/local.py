@@ -71,6 +71,10 @@ class LocalModel:
             text = self._renderer.tokenizer.decode(done.reply, clean_up_tokenization_spaces=False)
         return Completion(text, done.finish or "", Usage(len(prompt), done.drawn), told)
 
+    async def constraint(self, schema: dict[str, Any]) -> str:
+        """llguidance masks the tokens in this process; there is nothing to prove."""
+        return "llguidance"
+
     async def close(self) -> None:
         """End the worker; what still waits for a reply gets an InfraError."""
         self._closed = True

@@ -1,81 +1,221 @@
-"""`openai:NAME@BASE_URL`: any OpenAI-compatible chat server (vLLM, SGLang, llama.cpp, Together, OpenAI)."""
+"""A model behind any server that speaks OpenAI's chat completions (Together, vLLM, SGLang, llama.cpp, OpenAI).
+
+One client a model, shared by all rollouts. Answers are read as plain JSON: servers leave out fields that the SDK's
+types require, and only few of them are asked for.
+"""
 
 from __future__ import annotations
 
-import os
+import json
+import re
 from typing import Any
 from urllib.parse import urlsplit
 
 from repo_agent.errors import InfraError, UserError
-from repo_agent.messages import Usage
-from repo_agent.models import Completion, Request
+from repo_agent.messages import Message, Usage, spoken
+from repo_agent.models import Completion, Request, Sampling, Served
+from repo_agent.models.canary import WAYS, prove
+from repo_agent.models.keys import key_for, without_key
+from repo_agent.models.retry import Patience, Transient, persistently, retry_after
 
-KEY = "OPENAI_API_KEY"
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+_RETRIED = frozenset({408, 409, 425, 429})
+_STOPS = {
+    401: ("the server refused the key", "Is it the right key for this server?"),
+    402: ("the account has no credit left", "Add credit, then give the same command again"),
+    403: ("the server does not allow this key or this model", "Is the model open to this account?"),
+    404: ("the server knows no such model or address", "Is the name right, and does the base URL end in /v1?"),
+}
+"""What no retry cures, and no other rollout either."""
+_CONTEXT_FULL = re.compile(
+    r"context_length_exceeded|exceed_context_size|maximum context length|available context size|context size has been"
+    r" exceeded|longer than the model's context length|exceeds? (the )?context (window|length)|max_new_tokens` must be",
+    re.IGNORECASE,
+)
+"""OpenAI and vLLM, llama.cpp, SGLang, Together."""
 
 
 class OpenAIChat:
-    """The model `name` behind the server at `base_url`. The key comes from OPENAI_API_KEY; loopback needs none.
+    """The model `name` behind the server at `base_url`; the key is looked up by `keys.key_for`.
 
-    Raises UserError when another server is named and no key is set.
+    Raises UserError when a server elsewhere is named and no key is there.
     """
 
-    def __init__(self, name: str, base_url: str) -> None:
+    def __init__(self, name: str, base_url: str, patience: Patience | None = None) -> None:
         from openai import AsyncOpenAI
 
         self.name = f"openai:{name}@{base_url}"
         self._model = name
-        self._key = os.environ.get(KEY) or ("none" if urlsplit(base_url).hostname in _LOOPBACK else "")
-        if not self._key:
-            raise UserError("needs a key", base_url, f"Set {KEY} in the environment")
-        self._client = AsyncOpenAI(api_key=self._key, base_url=base_url)
+        self._key = key_for(base_url)
+        self._patience = patience or Patience()
+        # OpenAI's newer models refuse `max_tokens`; other servers know only that.
+        self._cap = "max_completion_tokens" if urlsplit(base_url).hostname == "api.openai.com" else "max_tokens"
+        self._way = "response_format"
+        self._client = AsyncOpenAI(
+            api_key=self._key, base_url=base_url, max_retries=0, timeout=self._patience.request_seconds
+        )
 
     async def complete(self, request: Request) -> Completion:
-        """Draw one reply; see `models.Model`."""
-        from openai import OpenAIError
+        """Draw one reply; see `models.Model`. Raises UserError where the server turns us away for good."""
+        body, tries = self._body(request), 0
 
-        try:
-            answer = await self._client.chat.completions.create(**self._body(request))
-        except OpenAIError as error:
-            if _context_full(error):
-                return Completion("", "context")
-            raise InfraError("model", self._told(error)) from None
-        if not answer.choices:
-            raise InfraError("model", f"{self.name} sent no choice")
-        choice, usage = answer.choices[0], answer.usage
-        if choice.finish_reason == "content_filter":
-            raise InfraError("model", f"{self.name} withheld the reply (content_filter)")
-        return Completion(
-            choice.message.content or "",
-            "length" if choice.finish_reason == "length" else "stop",
-            Usage(usage.prompt_tokens, usage.completion_tokens) if usage else Usage(),
-        )
+        def count() -> None:
+            nonlocal tries
+            tries += 1
+
+        answer = await persistently(lambda: self._ask(body), self._patience, self.name, count)
+        return _completion(answer, request, tries) if answer else Completion("", "context")
+
+    async def constraint(self, schema: dict[str, Any]) -> str:
+        """The field by which this server takes a schema, found by `canary.prove`."""
+
+        async def attempt(way: str, messages: tuple[Message, ...], held: dict[str, Any]) -> Completion:
+            self._way = way
+            return await self.complete(Request(messages, Sampling(0.0, 300), 0, held))
+
+        self._way = await prove(attempt, schema, self.name)
+        return self._way
 
     async def close(self) -> None:
         await self._client.close()
 
+    async def _ask(self, body: dict[str, Any]) -> dict[str, Any] | None:
+        """One try: the answer's JSON, or None where the prompt leaves no room for a reply."""
+        from openai import APIConnectionError, APIStatusError
+
+        try:
+            raw = await self._client.chat.completions.with_raw_response.create(**body)
+        except APIStatusError as error:
+            told = f"{error.status_code} {error.message} {json.dumps(error.body, default=str)}"
+            if _CONTEXT_FULL.search(told):
+                return None
+            raise self._refusal(error) from None
+        except APIConnectionError as error:
+            cause = error.__cause__ or error
+            raise Transient(self._clean(f"{error} ({type(cause).__name__}: {cause})")) from None
+        return self._read(raw.http_response)
+
+    def _refusal(self, error: Any) -> Exception:
+        """What a status of 400 or more means for us."""
+        status: int = error.status_code
+        if status in _STOPS or error.code == "insufficient_quota":
+            what, remedy = _STOPS.get(status, _STOPS[402])
+            return UserError(f"{what} ({status})", self.name, remedy)
+        cause = self._clean(error.message)
+        if status in _RETRIED or status >= 500:
+            return Transient(cause, retry_after(error.response.headers))
+        return InfraError("model", f"{self.name}: {cause}")
+
+    def _read(self, response: Any) -> dict[str, Any]:
+        kind = response.headers.get("content-type", "")
+        if "json" not in kind:
+            raise Transient(f"answered with {self._clean(kind) or 'no content type'}, not with JSON")
+        try:
+            answer = json.loads(response.content)
+        except (ValueError, RecursionError):
+            raise Transient("answered with JSON that is none") from None
+        choices = answer.get("choices") if isinstance(answer, dict) else None
+        first = choices[0] if isinstance(choices, list) and choices else None
+        if not isinstance(first, dict) or not isinstance(first.get("message"), dict):
+            raise Transient("answered without a choice")
+        if first.get("finish_reason") == "content_filter":
+            raise InfraError("model", f"{self.name} withheld the reply (content_filter)")
+        found: dict[str, Any] = answer
+        return found
+
     def _body(self, request: Request) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": self._model,
-            "messages": [{"role": message.role, "content": message.content} for message in request.messages],
+            "messages": _wire(request.messages),
             "temperature": request.sampling.temperature,
-            "max_tokens": request.sampling.max_tokens,
+            self._cap: request.sampling.max_tokens,
             "seed": request.seed,
         }
+        if request.tools is not None:
+            body["tools"] = request.tools
         if request.schema is not None:
-            schema = {"name": "reply", "schema": request.schema, "strict": True}
-            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+            body |= WAYS[self._way](request.schema)
         return body
 
-    def _told(self, error: Exception) -> str:
-        """One short line about a failure, without the key: error texts may repeat what was sent."""
-        status = getattr(error, "status_code", None)
-        said = " ".join(str(error).replace(self._key, "***").split())[:200]
-        detail = "the server refused the key" if status in (401, 403) else said
-        return f"{self.name}: {type(error).__name__}: {detail}"
+    def _clean(self, text: str) -> str:
+        """A server's words on one line, cut, without the key."""
+        return " ".join(without_key(text, self._key).split())[:200]
 
 
-def _context_full(error: Exception) -> bool:
-    if getattr(error, "status_code", None) != 400:
-        return False
-    return getattr(error, "code", None) == "context_length_exceeded" or "maximum context length" in str(error)
+def _wire(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
+    """Messages as servers take them: arguments as the JSON strings they were, each answer with its call's id."""
+    rows: list[dict[str, Any]] = []
+    open_calls: list[str] = []
+    for place, message in enumerate(messages):
+        row: dict[str, Any] = {"role": message.role, "content": message.content}
+        if message.tool_calls:
+            open_calls = [f"call_{place}_{number}" for number in range(len(message.tool_calls))]
+            row["tool_calls"] = [
+                {
+                    "id": key,
+                    "type": "function",
+                    "function": {"name": call.name, "arguments": call.wire or _json(call.args)},
+                }
+                for key, call in zip(open_calls, message.tool_calls, strict=True)
+            ]
+        if message.role == "tool" and open_calls:
+            row["tool_call_id"] = open_calls.pop(0)
+        rows.append(row)
+    return rows
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _completion(answer: dict[str, Any], request: Request, tries: int) -> Completion:
+    choice = answer["choices"][0]
+    text, parsed = _text(choice["message"], request)
+    usage = answer.get("usage") if isinstance(answer.get("usage"), dict) else {}
+    drawn = _count(usage, "completion_tokens")
+    finish = choice.get("finish_reason")
+    full = finish == "length" or (drawn is not None and drawn >= request.sampling.max_tokens)
+    return Completion(
+        text,
+        "length" if full else "stop",
+        Usage(_count(usage, "prompt_tokens"), drawn),
+        raw_unknown=parsed,
+        served=Served(_word(finish), _word(answer.get("model")), _word(answer.get("system_fingerprint")), tries),
+    )
+
+
+def _text(message: dict[str, Any], request: Request) -> tuple[str, bool]:
+    """The reply as one text, and whether the server's parser had taken calls out of it.
+
+    Calls that nobody asked the server to look for are put back in the tags that servers look for.
+    """
+    content = _plain(message.get("content"))
+    entries = message.get("tool_calls") or []
+    functions = [entry.get("function") if isinstance(entry, dict) else None for entry in entries]
+    calls = [_call(function if isinstance(function, dict) else {}) for function in functions]
+    if request.tools is not None:
+        return spoken(content, calls), bool(calls)
+    back = [
+        f'<tool_call>\n{{"name": {_json(call["name"])}, "arguments": {call["arguments"]}}}\n</tool_call>'
+        for call in calls
+    ]
+    return "\n".join([content, *back] if content else back), bool(calls)
+
+
+def _call(function: dict[str, Any]) -> dict[str, Any]:
+    name, said = function.get("name"), function.get("arguments")
+    arguments = said if isinstance(said, str) else _json(said)
+    return {"name": _plain(name) if isinstance(name, str) else name, "arguments": _plain(arguments)}
+
+
+def _plain(value: Any) -> str:
+    """A text that UTF-8 can carry: half an emoji, cut off by a server, becomes a question mark."""
+    return value.encode(errors="replace").decode() if isinstance(value, str) else ""
+
+
+def _count(usage: Any, key: str) -> int | None:
+    value = usage.get(key)
+    return value if isinstance(value, int) else None
+
+
+def _word(value: Any) -> str | None:
+    return value if isinstance(value, str) else None

@@ -8,8 +8,9 @@ from urllib.parse import urlsplit
 
 from repo_agent.errors import UserError
 from repo_agent.models import Model
+from repo_agent.models.keys import PRESETS
 
-FORMS = "local:NAME-OR-PATH[+ADAPTER], openai:NAME@BASE_URL, or oracle"
+FORMS = "local:NAME-OR-PATH[+ADAPTER], openai:NAME[@BASE_URL], together:NAME, or oracle"
 
 
 def parts(spec: str) -> tuple[str, str, str]:
@@ -22,7 +23,7 @@ def parts(spec: str) -> tuple[str, str, str]:
 
 
 def open_model(spec: str) -> Model:
-    """The model that `spec` names: `local:BASE[+ADAPTER]` or `openai:NAME@BASE_URL`.
+    """The model that `spec` names: `local:BASE[+ADAPTER]`, `openai:NAME[@BASE_URL]` or `together:NAME`.
 
     Raises UserError for any other form, and where the base, the adapter or the key is not there.
     """
@@ -31,13 +32,20 @@ def open_model(spec: str) -> Model:
         from repo_agent.models.local import LocalModel
 
         return LocalModel(base, Path(adapter).expanduser() if adapter else None, name=spec)
+    if kind in PRESETS and "://" not in spec and base:
+        return _served(spec.partition(":")[2], PRESETS[kind])
     found = re.fullmatch(r"openai:(.+)@(https?://.+)", spec)
     if found:
         address = urlsplit(found[2])
-        if address.username or address.password or address.query:
+        if "@" in address.netloc or address.query or address.fragment:
             remedy = "Put the key into the environment: OPENAI_API_KEY"
             raise UserError("a base URL holds no user, password or query", "--model", remedy)
-        from repo_agent.models.openai_chat import OpenAIChat
+        return _served(found[1], found[2])
+    shown = spec.partition("@")[0] if "://" in spec else spec  # a URL may hold a key
+    raise UserError("no such model", shown, f"Give {FORMS}; for example local:tiny")
 
-        return OpenAIChat(found[1], found[2])
-    raise UserError("no such model", spec, f"Give {FORMS}; for example local:tiny")
+
+def _served(name: str, base_url: str) -> Model:
+    from repo_agent.models.openai_chat import OpenAIChat
+
+    return OpenAIChat(name, base_url)

@@ -7,7 +7,9 @@ from typing import Protocol as Interface
 
 from repo_agent.errors import UserError
 from repo_agent.messages import Message, ToolCall
+from repo_agent.protocols.hermes import Hermes
 from repo_agent.protocols.json_object import JsonObject
+from repo_agent.protocols.native import Native
 from repo_agent.tools.registry import Registry
 from repo_agent.tools.verdict import Parsed
 
@@ -26,17 +28,26 @@ class Protocol(Interface):
     def render_final(self, summary: str) -> str:
         """The end of the task as the assistant's text."""
 
-    def observation(self, text: str) -> Message:
-        """A tool's result, or an error, as the next message."""
+    def tools(self, registry: Registry) -> list[dict[str, Any]] | None:
+        """The OpenAI `tools` that go beside the messages; None where the system prompt names the tools."""
+
+    def reply(self, text: str) -> Message:
+        """A reply as it stands in the next request."""
+
+    def observe(self, reply: Message, text: str) -> list[Message]:
+        """A tool's result, or an error, as the messages that answer `reply`."""
 
     def parse(self, text: str) -> Parsed:
         """Read one reply: strictly, and leniently beside it."""
 
-    def schema(self, registry: Registry) -> dict[str, Any]:
-        """The JSON schema of a legal reply, for constrained decoding; keys in the order that `render_call` writes."""
+    def schema(self, registry: Registry) -> dict[str, Any] | None:
+        """The JSON schema of a legal reply, for constrained decoding; keys in the order that `render_call` writes.
+
+        None where a legal reply is more than one JSON value.
+        """
 
 
-PROTOCOLS: dict[str, Protocol] = {"json": JsonObject()}
+PROTOCOLS: dict[str, Protocol] = {"json": JsonObject(), "hermes": Hermes(), "native": Native()}
 
 
 def protocol_named(name: str) -> Protocol:

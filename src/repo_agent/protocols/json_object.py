@@ -8,10 +8,9 @@ Results come back as user messages that start with `[tool_result] `.
 from __future__ import annotations
 
 import json
-import math
 from typing import Any
 
-from repo_agent.messages import Message, ToolCall
+from repo_agent.messages import MAX_DEPTH, Message, ToolCall, nesting, strict_json
 from repo_agent.protocols.lenient import Found, find_objects
 from repo_agent.tools.registry import Registry
 from repo_agent.tools.verdict import Parsed
@@ -39,19 +38,25 @@ class JsonObject:
     def render_final(self, summary: str) -> str:
         return _dump({"type": "final", "summary": summary})
 
-    def observation(self, text: str) -> Message:
-        return Message("user", f"[tool_result] {text}")
+    def tools(self, registry: Registry) -> list[dict[str, Any]] | None:
+        return None
+
+    def reply(self, text: str) -> Message:
+        return Message("assistant", text)
+
+    def observe(self, reply: Message, text: str) -> list[Message]:
+        return [Message("user", f"[tool_result] {text}")]
 
     def parse(self, text: str) -> Parsed:
         found = find_objects(text)
         lenient = _as_call(found[0].value) if len(found) == 1 else None
         try:
-            value = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite)
+            value = strict_json(text)
         except (ValueError, RecursionError) as error:
             return _refused(text, found, lenient, str(error))
         if not isinstance(value, dict):
             return _refused(text, found, lenient, "not an object")
-        if _depth(value) > MAX_DEPTH:
+        if nesting(value) > MAX_DEPTH:
             return Parsed(fault="json_invalid", error=f"nested deeper than {MAX_DEPTH}")
         return _envelope(value)
 
@@ -71,8 +76,6 @@ class JsonObject:
         return {"anyOf": [*calls, envelope("final", summary={"type": "string"})]}
 
 
-MAX_DEPTH = 50
-"""Levels of nesting in a reply; more than any tool's schema has, and safe for every reader of the trace."""
 _ASK = "reply with one JSON object, a tool_call or a final"
 
 
@@ -105,35 +108,3 @@ def _as_call(value: dict[str, Any]) -> ToolCall | None:
     if isinstance(name, str) and isinstance(args, dict) and all(isinstance(key, str) for key in args):
         return ToolCall(name, args)
     return None
-
-
-def _depth(value: Any) -> int:
-    """Levels of nesting, counted without recursion."""
-    depth, level = 0, [value]
-    while level := [inner for outer in level for inner in _inside(outer)]:
-        depth += 1
-    return depth
-
-
-def _inside(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        return list(value.values())
-    return value if isinstance(value, list) else []
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text} is out of range")
-    return number
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    record = dict(pairs)
-    if len(record) != len(pairs):
-        raise ValueError("a key stands twice")
-    return record
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")

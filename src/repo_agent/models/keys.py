@@ -1,0 +1,48 @@
+"""Servers by name, and the key for each: from the environment or from a file, never from the command line."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+from repo_agent.errors import UserError
+
+KEY_FILE = "REPO_AGENT_KEY_FILE"
+PRESETS = {"openai": "https://api.openai.com/v1", "together": "https://api.together.xyz/v1"}
+"""Kind of a model's spec → its server, where the spec names none."""
+_VARIABLES = {"api.together.xyz": "TOGETHER_API_KEY", "api.together.ai": "TOGETHER_API_KEY"}
+_DEFAULT = "OPENAI_API_KEY"
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+def key_for(base_url: str) -> str:
+    """The key for a server: the text of the file that REPO_AGENT_KEY_FILE names, else its own variable.
+
+    A server on this machine needs none. Raises UserError where another has none, or the file holds none.
+    """
+    host = urlsplit(base_url).hostname or ""
+    path = os.environ.get(KEY_FILE)
+    variable = _VARIABLES.get(host, _DEFAULT)
+    key = _read(Path(path).expanduser()) if path else os.environ.get(variable, "").strip()
+    if not key and host not in _LOOPBACK:
+        raise UserError("needs a key", base_url, f"Set {variable}, or {KEY_FILE} to a file that holds it")
+    return key or "none"
+
+
+def without_key(text: str, key: str) -> str:
+    """A server's words without the key, which it may repeat."""
+    if len(key) < 8:
+        return text
+    return text.replace(key, "***").replace(quote(key, safe=""), "***")
+
+
+def _read(path: Path) -> str:
+    try:
+        key = path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "no text"
+        raise UserError(f"cannot be read ({reason})", f"{KEY_FILE}={path}", "Name a readable file") from None
+    if not key or len(key.split()) > 1:
+        raise UserError("holds no single key", f"{KEY_FILE}={path}", "Put the key into it, and nothing else")
+    return key
