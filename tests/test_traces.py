@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from repo_agent.errors import UserError
 from repo_agent.messages import Message, ToolCall
 from repo_agent.protocols import protocol_named
+from repo_agent.traces import schema
 from repo_agent.traces.events import DriverNote
 from repo_agent.traces.read import find_traces, read_trace, read_traces
 from repo_agent.traces.store import RunDir, folder_name
@@ -114,6 +116,8 @@ def test_the_index_says_what_the_trace_says(run: RunDir, trace: Path) -> None:
             "prompt_tokens": 0,
             "completion_tokens": 0,
             "seconds": 0.5,
+            "verbatim": None,
+            "cost_usd": None,
         }
     ]
 
@@ -150,6 +154,7 @@ def test_folder_names_are_safe_and_tell_tasks_apart(one: str, other: str) -> Non
 WORKER = """
 import sys
 from pathlib import Path
+from repo_agent.traces import schema
 from repo_agent.traces.events import DriverNote
 from repo_agent.traces.store import RunDir
 run, mode = RunDir(Path(sys.argv[1])), sys.argv[2]
@@ -425,3 +430,77 @@ def test_the_last_native_action_may_have_arguments_that_are_no_object(tmp_path: 
     action["args"] = '{"rel_path": "a"}'
     path, _ = changed(tmp_path, "llm_action", put({"t": 5, "action": action}, "payload"))
     assert read_trace(path).turns[-1].call == ToolCall("read_file", {"rel_path": "a"})
+
+
+# --- the schema, and the size
+
+
+def test_the_schema_in_the_docs_is_current_and_fits_real_traces(run: RunDir, trace: Path) -> None:
+    stored = Path(__file__).parent.parent / "docs" / "trace.schema.json"
+    assert stored.read_text() == schema.text(), "python -m repo_agent.traces.schema > docs/trace.schema.json"
+    validator = jsonschema.Draft202012Validator(json.loads(stored.read_text()))
+    records = [json.loads(line) for line in lines_of(trace)]
+    assert {record["kind"] for record in records} >= {"run_start", "llm_request", "llm_action", "tool_result", "tests"}
+    for record in records:
+        validator.validate(record)
+        for wrong in ({**record, "more": 1}, {**record, "v": 2}, {**record, "kind": "telepathy"}):
+            assert not validator.is_valid(wrong)
+
+
+def in_full(trace: Path) -> int:
+    """Bytes of the older shape: every request holds all messages, every result and call stands by itself too."""
+    size = 0
+    for turn in read_trace(trace).turns:
+        messages = [message.to_dict() for message in turn.context]
+        call = turn.call and {"name": turn.call.name, "args": turn.call.args}
+        for payload in ({"messages": messages}, {"raw": turn.text, "action": call}, {"output": turn.output}):
+            size += (
+                len(
+                    json.dumps(
+                        {"ts": 1795631587.842, "kind": "llm_request", "payload": payload}, ensure_ascii=False
+                    ).encode()
+                )
+                + 1
+            )
+    return size
+
+
+def test_a_trace_is_little_more_than_its_text(run: RunDir, play) -> None:
+    source = Path(__file__).read_text()[:1500]
+    calls = [ToolCall("write_file", {"rel_path": "src/app.py", "content": f"{source}\n# {n}\n"}) for n in range(9)]
+    writes = [JSON.render_call(call) for call in calls]
+    replies = [LIST, *(reply for write in writes for reply in (READ.replace("900", "4000"), write)), FINAL]
+    play(run, "a", replies)
+    read = read_trace(run.traces()[0])
+    last = read.turns[-1]
+    text = sum(len(message.content.encode()) for message in (*last.context, last.reply))
+    size = run.traces()[0].stat().st_size
+    assert len(read.turns) == 20 and size <= 1.5 * text, f"{size / text:.2f}"
+    assert in_full(run.traces()[0]) > 8 * text
+
+
+def test_what_is_not_written_twice_reads_back(run: RunDir, play) -> None:
+    model = play(run, "a", [LIST, READ, WRITE, READ, FINAL])
+    text = run.traces()[0].read_text()
+    assert text.count("def total") == 1 and '{"quote":"tool_result"}' in text and '"call":"said"' in text
+    turns = read_trace(run.traces()[0]).turns
+    assert [turn.context for turn in turns] == model.heard
+    assert [turn.call and turn.call.name for turn in turns] == [
+        "list_files",
+        "read_file",
+        "write_file",
+        "read_file",
+        None,
+    ]
+
+
+def test_a_quote_of_nothing_stops_with_its_place(trace: Path) -> None:
+    lines = lines_of(trace)
+    place = next(index for index, line in enumerate(lines) if json.loads(line)["kind"] == "llm_request")
+    request = json.loads(lines[place])
+    request["messages"][0]["content"] = [{"quote": "tests"}]
+    lines[place] = json.dumps(request) + "\n"
+    trace.write_text("".join(lines))
+    with pytest.raises(UserError, match="quote") as caught:
+        read_trace(trace)
+    assert caught.value.where == f"{trace}:{place + 1}"

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.syntax import Syntax
+from rich.status import Status
 from rich.table import Table
 
+from repo_agent.progress import Progress as RolloutProgress
 from repo_agent.tools.verdict import UNSCORED
-from repo_agent.traces.events import RunEnd
-from repo_agent.traces.trace import Trace, Turn
-
-_CLASS_STYLE = {"ok": "green", "final": "cyan", "exec_error": "yellow", "infra_error": "magenta"}
-SHOWN_LINES = 30
+from repo_agent.traces.trace import Trace
+from repo_agent.view import view
 
 
 class Bar:
@@ -29,7 +25,6 @@ class Bar:
     def __init__(self, progress: Progress, label: str) -> None:
         self._progress, self._label = progress, label
         self._task = progress.add_task(label, total=None)
-        self._ended: Counter[str] = Counter()
 
     def count(self, done: int, total: int) -> None:
         """`done` of `total`."""
@@ -41,16 +36,25 @@ class Bar:
         self._progress.update(self._task, description=f"{self._label}: loss {loss:.3f}")
         self.count(step, total)
 
-    def start(self, total: int, done: int) -> None:
-        """A run of `total` rollouts, `done` of them before."""
-        self.count(done, total)
 
-    def end(self, task: str, number: int, end: RunEnd) -> None:
-        """One rollout ended; ours that failed are owed again and advance nothing."""
-        self._ended["error" if end.ended == "error" else "passed" if end.passed else "failed"] += 1
-        said = ", ".join(f"{count} {what}" for what, count in sorted(self._ended.items()))
-        advance = 0 if end.ended == "error" else 1
-        self._progress.update(self._task, advance=advance, description=f"{self._label}: {said}")
+class Live:
+    """What a recorder says while it runs: a line that is kept up to date in a terminal, warnings everywhere."""
+
+    def __init__(self, console: Console, status: Status) -> None:
+        self._console, self._status = console, status
+
+    def start(self, base_url: str, recovered: int) -> None:
+        """It listens; so many rollouts of a killed recorder were finished first."""
+        if recovered:
+            self._console.print(f"finished {recovered} rollouts of a recorder that was killed")
+        self._console.print(f"recording: give your agent the base URL [bold]{base_url}[/]; Ctrl-C ends", soft_wrap=True)
+        if self._console.is_terminal:
+            self._status.start()
+
+    def told(self, line: str, warning: str | None) -> None:
+        self._status.update(escape(line))
+        if warning:
+            self._console.print(f"[yellow]![/] {escape(warning)}", soft_wrap=True)
 
 
 class Show:
@@ -76,6 +80,39 @@ class Show:
             if progress.live.is_started:
                 progress.stop()
 
+    @contextmanager
+    def rollouts(self, label: str) -> Iterator[RolloutProgress]:
+        """The line on stderr that says how the rollouts inside the block go."""
+        progress = RolloutProgress(self._err, label)
+        try:
+            yield progress
+        finally:
+            progress.close()
+
+    @contextmanager
+    def recording(self) -> Iterator[Live]:
+        """A line on stderr that follows a recorder."""
+        status = Status("nothing yet", console=self._err)
+        try:
+            yield Live(self._err, status)
+        finally:
+            status.stop()
+
+    def recorded(self, out: Path, result: dict[str, Any]) -> None:
+        self._out.print(escape(result["line"]), soft_wrap=True)
+        self._out.print(f"traces: {escape(str(out))}", soft_wrap=True)
+
+    def imported(self, out: Path, result: dict[str, Any]) -> None:
+        self.pairs(
+            [
+                ("rollouts", f"{result['rollouts']}, of {result['files']} files"),
+                ("turns", _counts(result["turns"])),
+                ("traces", out),
+            ]
+        )
+        for problem in result["problems"]:
+            self._out.print(f"[yellow]![/] {escape(problem)}", soft_wrap=True)
+
     def pairs(self, rows: Iterable[tuple[str, Any]]) -> None:
         """Two columns without a frame."""
         table = Table.grid(padding=(0, 2))
@@ -93,11 +130,14 @@ class Show:
     def validation(self, result: dict[str, Any]) -> None:
         counts = f"{result['fix_passes']} fixes pass, {result['untouched_fails']} untouched fail"
         self._out.print(f"{result['tasks']} tasks: {counts}, {len(result['odd'])} odd")
+        if result["no_fix"]:
+            self._out.print(f"note: without a fix: {result['no_fix']}; of these only the untouched state was graded")
         if result["odd"]:
             self.table(result["odd"])
 
     def run(self, out: Path, result: dict[str, Any]) -> None:
-        turns = result["turns"]
+        turns, cost = result["turns"], result["cost_usd"]
+        tokens = "not reported" if result["tokens"] is None else f"{result['tokens']:,}"
         scored = sum(count for name, count in turns.items() if name not in UNSCORED)
         validity = f"{turns.get('ok', 0) / scored:.1%} of {scored} turns" if scored else "not measured"
         self.pairs(
@@ -105,6 +145,7 @@ class Show:
                 ("rollouts", f"{result['rollouts']}, {result['passed']} passed, {result['owed']} owed"),
                 ("valid", validity),
                 ("turns", _counts(turns)),
+                ("tokens", tokens if cost is None else f"{tokens}, {cost:.4f} USD"),
                 ("seconds", result["seconds"]),
                 ("traces", out),
             ]
@@ -113,14 +154,14 @@ class Show:
     def inventory(self, result: dict[str, Any]) -> None:
         self.pairs(
             [
-                ("runs", f"{result['runs']}, {result['passed']} passed"),
+                ("runs", f"{result['runs']}, {result['passed']} passed, {result['unknown']} not known"),
                 ("turns", _counts(result["turns"])),
                 ("kept", f"{result['kept']} rows pass every gate but the split"),
                 ("raw text unknown", result["raw_unknown"]),
             ]
         )
         for problem in result["problems"]:
-            self._out.print(f"[yellow]![/] {escape(str(problem))}")
+            self._out.print(f"[yellow]![/] {escape(str(problem))}", soft_wrap=True)
 
     def dataset(self, out: Path, result: dict[str, Any]) -> None:
         self.pairs(
@@ -130,11 +171,12 @@ class Show:
                 ("rows", f"{result['rows']} steps in {result['merged_rows']} trajectory rows"),
                 ("tokens", f"{result['tokens_merged']:,} merged, {result['tokens_steps']:,} as step rows"),
                 ("trained tokens", f"{result['trained_tokens']:,}"),
+                ("near duplicates", _near(result["near_duplicates"])),
                 ("card", out / "card.md"),
             ]
         )
         for problem in result.get("problems", []):
-            self._out.print(f"[yellow]![/] {escape(str(problem))}")
+            self._out.print(f"[yellow]![/] {escape(str(problem))}", soft_wrap=True)
 
     def adapter(self, out: Path, record: Any) -> None:
         losses = [entry["loss"] if isinstance(entry, dict) else entry.loss for entry in record.losses]
@@ -153,45 +195,17 @@ class Show:
         self._out.print(f"report: {escape(str(out / 'report.html'))}")
 
     def trace(self, trace: Trace) -> None:
-        """A whole rollout: turns coloured by class, writes as text, results and tests below."""
-        self._out.rule(f"{escape(trace.task)}  rollout {trace.rollout}  {escape(trace.arm or '')}")
-        goal = next((m.content for m in (trace.turns[0].context if trace.turns else ()) if m.role == "user"), "")
-        self._out.print(escape(goal))
-        for turn, following in zip_longest(trace.turns, trace.turns[1:]):
-            self._turn(turn)
-            seen = following.context[len(turn.context) + 1 :] if following else ()
-            self._observed("\n".join(message.content for message in seen) or turn.output or "")
-        outcome = {True: "[green]passed[/]", False: "[red]failed[/]", None: "[yellow]not graded[/]"}[trace.passed]
-        self._out.rule(f"{escape(trace.ended or 'no end')}: {outcome}")
-        for problem in trace.problems:
-            self._out.print(f"[yellow]![/] {escape(problem)}")
-
-    def _turn(self, turn: Turn) -> None:
-        name = turn.turn_class or "?"
-        self._out.print(f"\n[bold]{turn.t}[/] [{_CLASS_STYLE.get(name, 'red')}]{name}[/]", end=" ")
-        if turn.call:
-            short = {key: value for key, value in turn.call.args.items() if key != "content"}
-            self._out.print(f"{escape(turn.call.name)} {escape(str(short))}")
-            if "content" in turn.call.args:
-                self._out.print(Syntax(_head(str(turn.call.args["content"])), "python", background_color="default"))
-        else:
-            self._out.print(escape(_head(turn.text if turn.text is not None else turn.reply.content)))
-
-    def _observed(self, text: str) -> None:
-        """What came back, its tests in green or red."""
-        for line in _head(text).splitlines():
-            style = "dim" if "[tests]" not in line else "red" if "passed" not in line or "failed" in line else "green"
-            self._out.print(f"[{style}]{escape(line)}[/]")
-
-
-def _head(text: str) -> str:
-    lines = text.splitlines()
-    more = [f"… {len(lines) - SHOWN_LINES} more lines"] if len(lines) > SHOWN_LINES else []
-    return "\n".join(lines[:SHOWN_LINES] + more)
+        """A whole rollout; see `view`."""
+        for part in view(trace):
+            self._out.print(part)
 
 
 def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
+
+
+def _near(pairs: int | None) -> str:
+    return "not checked, see the card" if pairs is None else f"{pairs} across the split"
 
 
 def _interval(value: Any) -> str:

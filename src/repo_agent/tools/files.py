@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import regex
@@ -23,7 +25,7 @@ HIDDEN = frozenset({"__pycache__", ".git", ".pytest_cache"})
 @tool
 def list_files(root: Path, rel_dir: RelPath, max_files: PositiveInt) -> str:
     """List at most max_files files under the folder rel_dir ("." is the repository root)."""
-    paths = [path.relative_to(root.resolve()).as_posix() for path in _walk(root, rel_dir)]
+    paths = [name for name, _ in _walk(root, rel_dir)]
     shown = paths[: min(max_files, MAX_FILES)]
     more = [f"[... {len(paths) - len(shown)} more files]"] if len(paths) > len(shown) else []
     return "\n".join(shown + more) or "[no files]"
@@ -42,9 +44,8 @@ def grep(root: Path, pattern: Pattern, rel_dir: RelPath, max_hits: PositiveInt) 
     compiled, hits = regex.compile(pattern), []
     limit, deadline = min(max_hits, MAX_HITS), time.monotonic() + GREP_SECONDS
     try:
-        for path in _walk(root, rel_dir):
-            name = path.relative_to(root.resolve()).as_posix()
-            for number, line in enumerate(_text(path, name).splitlines(), 1):
+        for name, path in _walk(root, rel_dir):
+            for number, line in enumerate(_text(Path(path), name).splitlines(), 1):
                 if compiled.search(line, timeout=max(0.001, deadline - time.monotonic())):
                     hits.append(f"{name}:{number}:{line[:HIT_CHARS]}")
                 if len(hits) >= limit:
@@ -54,7 +55,7 @@ def grep(root: Path, pattern: Pattern, rel_dir: RelPath, max_hits: PositiveInt) 
     return "\n".join(hits) or "[no hits]"
 
 
-@tool
+@tool(writes=True)
 def write_file(root: Path, rel_path: RelPath, content: str) -> str:
     """Write content, the whole new text, to the file rel_path; missing folders are made."""
     path = resolve(root, rel_path)
@@ -74,8 +75,25 @@ def default_registry() -> Registry:
     return Registry([list_files, read_file, grep, write_file])
 
 
-def _walk(root: Path, rel_dir: str) -> list[Path]:
-    """Every file under `rel_dir`, sorted, links and caches left out."""
+def read_only(registry: Registry, may_write: Callable[[str], bool], allowed: str) -> Registry:
+    """The same tools, prompt and schemas, but write_file refuses every path for which `may_write` is false.
+
+    `allowed` says in the refusal what may be written.
+    """
+
+    def guarded(root: Path, rel_path: str, content: str) -> str:
+        name = resolve(root, rel_path).relative_to(root.resolve()).as_posix()
+        if not may_write(name):
+            raise ToolError("read_only", f"{rel_path} may not be written; writable: {allowed}")
+        assert write_file.fn is not None
+        return write_file.fn(root, rel_path, content)
+
+    specs = registry.specs.values()
+    return Registry(replace(spec, fn=guarded) if spec is write_file else spec for spec in specs)
+
+
+def _walk(root: Path, rel_dir: str) -> list[tuple[str, str]]:
+    """Every file under `rel_dir` as (path relative to the root, path), sorted, links and caches left out."""
     base = resolve(root, rel_dir)
     if not base.exists():
         raise ToolError("not_found", f"there is no folder {rel_dir}")
@@ -84,9 +102,10 @@ def _walk(root: Path, rel_dir: str) -> list[Path]:
     found = []
     for folder, subfolders, files in os.walk(base):
         subfolders[:] = sorted(name for name in subfolders if name not in HIDDEN)
-        paths = [Path(folder, name) for name in files]
-        found += [path for path in paths if path.is_file() and not path.is_symlink()]
-    return sorted(found)
+        paths = [os.path.join(folder, name) for name in files]
+        found += [path for path in paths if os.path.isfile(path) and not os.path.islink(path)]
+    start = len(os.path.join(root.resolve(), ""))
+    return [(path[start:], path) for path in sorted(found, key=lambda path: path.split("/"))]
 
 
 def _text(path: Path, rel_path: str) -> str:

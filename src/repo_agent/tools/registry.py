@@ -4,8 +4,9 @@
     def read_file(root: Path, rel_path: RelPath, max_chars: PositiveInt) -> str:
         '''Read one file. ...'''
 
-The first parameter is the workspace root; the others are the tool's arguments, all required. A spec without a
-function (another agent's schema, from an OpenAI tools file) is checked, not run.
+The first parameter is the workspace root; the others are the tool's arguments, all required. `@tool(writes=True)`
+marks one that changes files: tests run after it. A spec without a function (another agent's schema, from an OpenAI
+tools file) is checked, not run.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, overload
 
 import jsonschema
 import pydantic
 import regex
 from referencing.exceptions import Unresolvable
 
-from repo_agent.errors import InfraError, UserError
+from repo_agent.errors import InfraError, UserError, boundary
 from repo_agent.messages import ToolCall
 
 PositiveInt = Annotated[int, pydantic.Field(ge=1)]
@@ -60,6 +61,8 @@ class ToolSpec:
     description: str
     parameters: dict[str, Any]
     fn: Callable[..., str] | None = None
+    writes: bool = False
+    """Whether it changes files of the workspace."""
 
     @cached_property
     def validator(self) -> Any:
@@ -102,15 +105,19 @@ class Registry:
     def execute(self, call: ToolCall, root: Path, limit: int) -> ToolResult:
         """Run a checked call in the workspace `root`; the output is cut to `limit` characters, once, here.
 
-        Raises InfraError for a tool that has no function.
+        A ToolError is the model's: it becomes the result. Raises InfraError for any other exception of the tool, for a
+        result that is no text, and for a tool that has no function.
         """
         spec = self.specs[call.name]
         if spec.fn is None:
             raise InfraError("tool", f"{call.name} has a schema but no function, so it cannot run")
         try:
-            output = spec.fn(root, **call.args)
+            with boundary(f"tool {call.name}", ToolError):
+                output = spec.fn(root, **call.args)
         except ToolError as error:
             return ToolResult(False, str(error), error.code)
+        if not isinstance(output, str):
+            raise InfraError(f"tool {call.name}", f"gave {type(output).__name__}, and a tool's result is a str")
         text, left_out = cut(output, limit)
         return ToolResult(True, text, None, left_out)
 
@@ -145,14 +152,30 @@ class Registry:
         return cls.from_openai(entries, str(path))
 
 
-def tool(fn: Callable[..., str]) -> ToolSpec:
-    """Make a ToolSpec of a typed function: its docstring's first paragraph is the description."""
-    parameters = list(inspect.signature(fn, eval_str=True).parameters.values())[1:]
+@overload
+def tool(fn: Callable[..., str], /) -> ToolSpec: ...
+@overload
+def tool(*, writes: bool) -> Callable[[Callable[..., str]], ToolSpec]: ...
+def tool(
+    fn: Callable[..., str] | None = None, /, *, writes: bool = False
+) -> ToolSpec | Callable[[Callable[..., str]], ToolSpec]:
+    """Make a ToolSpec of a typed function: its docstring's first paragraph is the description.
+
+    Raises TypeError for a function whose parameters are not `root` and then typed arguments without defaults.
+    """
+    return _spec(fn, writes) if fn else lambda fn: _spec(fn, writes)
+
+
+def _spec(fn: Callable[..., str], writes: bool) -> ToolSpec:
+    everything = list(inspect.signature(fn, eval_str=True).parameters.values())
+    _check_parameters(fn.__name__, everything)
+    parameters = everything[1:]
     fields: dict[str, Any] = {parameter.name: (parameter.annotation, ...) for parameter in parameters}
     model: type[pydantic.BaseModel] = pydantic.create_model(fn.__name__, **fields)
+    schema = model.model_json_schema()
     properties = {
         name: {key: value for key, value in entry.items() if key != "title"}
-        for name, entry in model.model_json_schema()["properties"].items()
+        for name, entry in schema.get("properties", {}).items()
     }
     record = {
         "type": "object",
@@ -160,8 +183,20 @@ def tool(fn: Callable[..., str]) -> ToolSpec:
         "required": list(properties),
         "additionalProperties": False,
     }
+    if "$defs" in schema:
+        record["$defs"] = schema["$defs"]
     description = " ".join((inspect.getdoc(fn) or "").split("\n\n")[0].split())
-    return ToolSpec(fn.__name__, description, record, fn)
+    return ToolSpec(fn.__name__, description, record, fn, writes)
+
+
+def _check_parameters(name: str, parameters: list[inspect.Parameter]) -> None:
+    if [parameter.name for parameter in parameters[:1]] != ["root"]:
+        raise TypeError(f"{name}: the first parameter of a tool is `root`, the workspace's folder")
+    for parameter in parameters[1:]:
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise TypeError(f"{name}: a tool takes no *args and no **kwargs")
+        if parameter.annotation is parameter.empty or parameter.default is not parameter.empty:
+            raise TypeError(f"{name}: {parameter.name} needs a type and takes no default; every argument is required")
 
 
 def cut(text: str, limit: int) -> tuple[str, int]:

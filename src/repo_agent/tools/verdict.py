@@ -3,7 +3,8 @@
     infra_error → truncated → no_call → multiple_calls → wrapped → json_invalid → envelope_invalid → unknown_tool →
     missing_arg → unexpected_arg → wrong_type → bad_value → exec_error → ok
 
-Beside them stand `final` (no call) and `early_final` (a final before any call: invalid).
+Beside them stand `final` (no call) and `early_final` (a final before any call: invalid). Another agent's turn whose
+tool schemas nobody gave is `unjudged`.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ TURN_CLASSES = (
     "ok",
     "final",
     "early_final",
+    "unjudged",
 )
-UNSCORED = frozenset({"infra_error", "final"})
+UNSCORED = frozenset({"infra_error", "final", "unjudged"})
 """Turn classes outside the denominator of validity."""
 LADDER = ("parses", "known", "arguments", "executes")
 _RUNGS_PASSED = {

@@ -9,23 +9,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pydantic
 
 from repo_agent.errors import UserError
-from repo_agent.messages import Message, ToolCall
 from repo_agent.traces import events
 from repo_agent.traces.older import older_trace
 from repo_agent.traces.trace import REMEDY, Trace, Turn
+from repo_agent.traces.v1 import v1_trace
 
 __all__ = ["Trace", "Turn", "find_traces", "read_events", "read_lines", "read_trace", "read_traces", "run_folder"]
-
-
-_HAVE_RESULTS = ("ok", "exec_error")
-"""Turn classes of calls that ran."""
 
 
 def read_trace(path: Path) -> Trace:
@@ -106,7 +101,7 @@ def _object(line: bytes) -> dict[str, Any] | None:
 def _trace(path: Path, records: Sequence[tuple[int, dict[str, Any]]], problems: list[str]) -> Trace:
     if "payload" in records[0][1]:
         return older_trace(path, records, problems)
-    return _v1_trace(path, _typed(path, records), problems)
+    return v1_trace(path, _typed(path, records), problems)
 
 
 def _typed(path: Path, records: Sequence[tuple[int, dict[str, Any]]]) -> list[tuple[int, events.AnyEvent]]:
@@ -119,90 +114,6 @@ def _typed(path: Path, records: Sequence[tuple[int, dict[str, Any]]]) -> list[tu
             what = f"an event of kind {kind!r} that this version does not know ({detail['msg']})"
             raise UserError(what, f"{path}:{number}", "Read it with the version that wrote it, or remove it") from error
     return typed
-
-
-def _v1_trace(path: Path, log: list[tuple[int, events.AnyEvent]], problems: list[str]) -> Trace:
-    start, end = log[0][1], log[-1][1]
-    if not isinstance(start, events.RunStart):
-        raise UserError("does not begin with run_start: a line is missing", f"{path}:{log[0][0]}", REMEDY)
-    whole = isinstance(end, events.RunEnd)
-    if not whole:
-        problems = [*problems, f"{path}:{log[-1][0]}: ends without run_end, so it counts as not passed"]
-    return Trace(
-        path=path,
-        shape="v1",
-        task=start.task,
-        group=start.group,
-        suite=start.suite,
-        rollout=start.rollout,
-        arm=start.arm,
-        model=start.model,
-        protocol=start.protocol,
-        system=start.system,
-        tools=start.tools,
-        ended=end.ended if isinstance(end, events.RunEnd) else None,
-        passed=end.passed if isinstance(end, events.RunEnd) else None,
-        turns=tuple(_v1_turns(path, start.system, log)),
-        whole=whole,
-        problems=tuple(problems),
-    )
-
-
-def _v1_turns(path: Path, system: str, log: list[tuple[int, events.AnyEvent]]) -> list[Turn]:
-    """Turns with their contexts put together again from what each request added."""
-    turns: list[Turn] = []
-    messages, asked = [Message("system", system)], False
-    for number, event in log:
-        if isinstance(event, events.LlmRequest):
-            if event.sent != len(messages) or asked:
-                raise UserError("a line is missing before this request", f"{path}:{number}", REMEDY)
-            if turns and turns[-1].ok is None and turns[-1].turn_class in _HAVE_RESULTS:
-                raise UserError("the result of the call before this request is missing", f"{path}:{number}", REMEDY)
-            messages += [_message(message, f"{path}:{number}") for message in event.messages]
-            asked = True
-        elif isinstance(event, events.LlmAction):
-            if not asked:
-                raise UserError("the request of this reply is missing", f"{path}:{number}", REMEDY)
-            asked = False
-            turns.append(_v1_turn(event, messages, f"{path}:{number}"))
-            messages.append(turns[-1].reply)
-        elif isinstance(event, events.ToolResultEvent | events.Final):
-            if not turns or turns[-1].t != event.t:
-                raise UserError(f"the reply before this {event.kind} is missing", f"{path}:{number}", REMEDY)
-            turns[-1] = _with(turns[-1], event)
-    return turns
-
-
-def _message(message: events.WireMessage, where: str) -> Message:
-    try:
-        return Message.from_dict(message.model_dump())
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"a message with a call that cannot be read ({error})", where, REMEDY) from error
-
-
-def _v1_turn(action: events.LlmAction, messages: list[Message], where: str) -> Turn:
-    return Turn(
-        t=action.t or 0,
-        context=tuple(messages),
-        text=action.text,
-        reply=Message("assistant", action.text),
-        call=_call(action.call, where) if action.call else None,
-        finish_reason=action.finish_reason,
-        turn_class=action.turn_class,
-    )
-
-
-def _call(call: dict[str, Any], where: str) -> ToolCall:
-    name, args = call.get("name"), call.get("args")
-    if not isinstance(name, str) or not isinstance(args, dict):
-        raise UserError("a call without a name or without args", where, REMEDY)
-    return ToolCall(name, args)
-
-
-def _with(turn: Turn, event: events.ToolResultEvent | events.Final) -> Turn:
-    if isinstance(event, events.Final):
-        return replace(turn, final=event.value)
-    return replace(turn, ok=event.ok, code=event.code, output=event.output)
 
 
 def _by_number(path: Path) -> tuple[Path, int, str]:

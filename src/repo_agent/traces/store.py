@@ -2,15 +2,15 @@
 
     run.json                      what was run; the same command finds it and goes on
     traces/<task>/<k>.jsonl       whole rollouts; `.part` while one is being written
-    errors/<task>/<k>-<n>.jsonl   rollouts that our own error ended: owed again
+    errors/<task>/<k>-<n>.jsonl   rollouts that our own error, a stop or a kill ended: owed again
     results.jsonl                 an index, rebuilt from the whole traces
 
-A `.part` belongs to whoever holds its lock. The lock dies with its process, so a `.part` without one is abandoned.
+A `.part` belongs to whoever holds its lock. The lock dies with its process, so a `.part` without one is abandoned; what
+was spent on it counts, so one with replies in it goes to errors/ when its rollout is claimed again.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import itertools
 import json
@@ -23,12 +23,16 @@ from urllib.parse import quote
 
 from repo_agent.errors import UserError
 from repo_agent.traces import events
+from repo_agent.traces.files import create, lock, same_file, written
+from repo_agent.traces.pack import Packer
 from repo_agent.traces.read import read_events, read_lines
 
 RECORD, INDEX, TRACES, ERRORS = "run.json", "results.jsonl", "traces", "errors"
 FREE_KEYS = frozenset({"versions", "isolation"})
 """Keys of run.json that may differ when a run goes on."""
 _LONGEST_NAME = 200
+_REPLY = b'"kind":"llm_action"'
+"""Stands in a trace only where a reply does: inside of texts the quotes are escaped."""
 
 
 class RunDir:
@@ -46,8 +50,10 @@ class RunDir:
         run = cls(path)
         if not (path / RECORD).exists() and path.exists() and (not path.is_dir() or any(_visible(path))):
             raise UserError("exists and is no run directory", str(path), "Choose another --out")
-        path.mkdir(parents=True, exist_ok=True)
-        if _create(path / RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n"):
+        with written(path):
+            path.mkdir(parents=True, exist_ok=True)
+            created = create(path / RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        if created:
             return run
         before, now = run.record, json.loads(json.dumps(record))
         keys = sorted(key for key in {*before, *now} - FREE_KEYS if before.get(key) != now.get(key))
@@ -73,20 +79,37 @@ class RunDir:
         return [(task, k) for task, k in wanted if not self._whole(task, k).exists()]
 
     def claim(self, task: str, k: int) -> TraceWriter | None:
-        """The right to write rollout `k` of `task`; None where it is whole or another process is at it."""
+        """The right to write rollout `k` of `task`; None where it is whole or another process is at it.
+
+        Raises StoreError where the directory cannot be written.
+        """
         whole = self._whole(task, k)
         part = whole.with_suffix(".jsonl.part")
-        part.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        if not _lock(fd) or not _same_file(fd, part):
+        with written(part):
+            part.parent.mkdir(parents=True, exist_ok=True)
+            fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        if not lock(fd) or not same_file(fd, part):
             os.close(fd)
             return None
         if whole.exists():
             part.unlink()
             os.close(fd)
             return None
+        writer = TraceWriter(fd, part, whole, self.path / ERRORS / folder_name(task))
+        if _REPLY in os.pread(fd, os.fstat(fd).st_size, 0):
+            writer.fail()
+            return self.claim(task, k)
         os.ftruncate(fd, 0)
-        return TraceWriter(fd, part, whole, self.path / ERRORS / folder_name(task))
+        return writer
+
+    def spent(self) -> tuple[int, int] | None:
+        """Prompt and completion tokens of all replies so far, also of rollouts that are owed again; None where one has
+        no count."""
+        files = [*self.traces(), *(self.path / ERRORS).glob("*/*.jsonl"), *(self.path / TRACES).glob("*/*.part")]
+        counts = [count for path in files for count in _tokens(path)]
+        if any(None in count for count in counts):
+            return None
+        return sum(prompt or 0 for prompt, _ in counts), sum(completion or 0 for _, completion in counts)
 
     def traces(self) -> list[Path]:
         """The whole traces, by task folder, then by rollout number."""
@@ -112,8 +135,12 @@ class RunDir:
         rows = [{**index_row(path), "trace": self._relative(path)} for path in self.traces()]
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         temporary = self.path / f".{INDEX}.{os.getpid()}"
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(self.path / INDEX)
+        try:
+            with written(self.path / INDEX):
+                temporary.write_text(text, encoding="utf-8")
+                temporary.replace(self.path / INDEX)
+        finally:
+            temporary.unlink(missing_ok=True)
         return rows
 
     def _whole(self, task: str, k: int) -> Path:
@@ -124,16 +151,31 @@ class RunDir:
 
 
 class TraceWriter:
-    """A claimed rollout. Whatever was emitted before a crash stays in the `.part`, which the next claim clears."""
+    """A claimed rollout. Whatever was emitted before a crash stays in the `.part`.
+
+    Every method raises StoreError where the file cannot be written.
+    """
 
     def __init__(self, fd: int, part: Path, whole: Path, errors: Path) -> None:
-        self._file = os.fdopen(fd, "a", encoding="utf-8")
+        self._file = os.fdopen(fd, "ab", buffering=0)
         self._part, self._whole, self._errors = part, whole, errors
+        self._packer = Packer()
 
-    def emit(self, event: events.Event) -> None:
-        """Append one event, one line, and flush it to the operating system."""
-        self._file.write(event.line())
-        self._file.flush()
+    def emit(self, *more: events.Event) -> None:
+        """Append events, a line each, and hand them to the operating system in one stroke."""
+        data = "".join([self._packer.pack(event).line() for event in more]).encode()
+        with written(self._part):
+            while data:
+                data = data[self._file.write(data) :]
+
+    def drop(self) -> None:
+        """Leave nothing of it behind; its rollout is owed."""
+        self._part.unlink(missing_ok=True)
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the rollout; unless it was committed or failed it is abandoned. Closing twice does nothing."""
+        self._file.close()
 
     def commit(self) -> Path:
         """Make the trace whole: on disk first, then under its final name. Returns its path."""
@@ -142,17 +184,18 @@ class TraceWriter:
 
     def fail(self) -> Path:
         """Put the trace among the errors, so that its rollout is owed again. Returns its path."""
-        self._errors.mkdir(parents=True, exist_ok=True)
+        with written(self._errors):
+            self._errors.mkdir(parents=True, exist_ok=True)
         names = (self._errors / f"{self._whole.stem}-{number}.jsonl" for number in itertools.count())
         path = next(path for path in names if not path.exists())
         self._move(path)
         return path
 
     def _move(self, target: Path) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._part.rename(target)
-        self._file.close()
+        with written(target):
+            os.fsync(self._file.fileno())
+            self._part.rename(target)
+        self.close()
 
 
 def folder_name(task: str) -> str:
@@ -177,15 +220,17 @@ def index_row(path: Path) -> dict[str, Any]:
         "rollout": start.rollout,
         "trace": path.name,
         "ended": end.ended,
-        "passed": bool(end.passed),
+        "passed": end.passed,
         "steps": end.steps,
         "calls": sum(action.call is not None for action in actions),
         "classes": dict(Counter(action.turn_class for action in actions)),
         "lenient_ok": sum(action.lenient_ok for action in actions),
-        "raw_unknown": 0,
+        "raw_unknown": sum(action.raw_unknown for action in actions),
         "prompt_tokens": end.prompt_tokens,
         "completion_tokens": end.completion_tokens,
         "seconds": end.seconds,
+        "verbatim": end.verbatim,
+        "cost_usd": end.cost_usd,
     }
 
 
@@ -193,30 +238,10 @@ def _visible(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if not path.name.startswith(".")]
 
 
-def _create(path: Path, text: str) -> bool:
-    """Write a new file in one stroke; False where it exists already, also when another process was just first."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
+def _tokens(path: Path) -> list[tuple[int | None, int | None]]:
+    """Prompt and completion tokens of each reply in a trace, whole or not."""
     try:
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    finally:
-        temporary.unlink()
-    return True
-
-
-def _lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _same_file(fd: int, path: Path) -> bool:
-    """Whether `path` still names the open file: its owner may have renamed it before we had the lock."""
-    try:
-        return os.path.samestat(os.fstat(fd), path.stat())
-    except FileNotFoundError:
-        return False
+        lines = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1] if _REPLY in line]
+    except (FileNotFoundError, ValueError):
+        return []  # another process has just renamed it; or no trace of ours
+    return [(line.get("prompt_tokens"), line.get("completion_tokens")) for line in lines]

@@ -27,9 +27,13 @@ class Turn:
     final: dict[str, Any] | None = None
     broken_arguments: bool = False
     """Whether it was a native call whose arguments are no JSON object: then `call` is None."""
+    raw_unknown: bool = False
+    """Whether `text` was put together again from what a server's parser made of it."""
     finish_reason: str | None = None
     turn_class: str | None = None
     """As recorded when the model ran; the older shape has none."""
+    error: str = ""
+    """What was wrong, as recorded."""
     ok: bool | None = None
     code: str | None = None
     output: str | None = None
@@ -49,12 +53,14 @@ class Trace:
     arm: str | None
     model: str | None
     protocol: str
-    """`json`, or `native`: calls beside the text."""
+    """`json`, `hermes`, or `native`: calls beside the text; else a wire format that only the agent itself reads."""
     system: str
     tools: list[dict[str, Any]] | None
     ended: str | None
     passed: bool | None
-    """None where the run has no end."""
+    """None where the run has no end, or nobody said."""
     turns: tuple[Turn, ...]
     whole: bool
     problems: tuple[str, ...]
+    source: str = "loop"
+    """`loop`, our own; `record` or `import:KIND`, another agent's: whether a call ran well is then not known."""

@@ -1,0 +1,68 @@
+"""The commands that take other agents' conversations in: `record` and `import`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Tools = Annotated[Path | None, typer.Option("--tools", help="Tools to judge by: schema.json, or a .py file.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Put both commands into the command line."""
+    app.command()(record)
+    app.command("import")(import_)
+
+
+def record(
+    upstream: Annotated[str, typer.Option(help="Base URL that the agent uses now, such as https://HOST/v1.")],
+    out: Annotated[Path, typer.Option(help="Run directory; one of the same settings goes on.")],
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes any free one.", min=0, max=65535)] = 8321,
+    tools: Tools = None,
+    task_from: Annotated[str, typer.Option(help="Task ids: goal, name, or regex:PATTERN over the goal.")] = "goal",
+    as_json: Json = False,
+) -> None:
+    """Record any agent: a proxy to its OpenAI-compatible server that turns conversations into traces. Ctrl-C ends it.
+
+    repo-agent record --upstream https://api.together.xyz/v1 --out runs/mine
+
+    Then give your agent the base URL http://127.0.0.1:8321/v1, and change nothing else.
+    """
+    from repo_agent.record.serve import RecordOptions
+    from repo_agent.record.serve import record as serve
+    from repo_agent.show import Show
+
+    options = RecordOptions(upstream=upstream, out=out, port=port, tools=tools, task_from=task_from)
+    with Show(quiet=as_json).recording() as live:
+        result = serve(options, live.start, live.told)
+    _print(as_json, result, lambda: Show().recorded(out, result))
+
+
+def import_(
+    kind: Annotated[str, typer.Argument(help="openai (chat-completion logs, JSONL) or sweagent (.traj).")],
+    path: Annotated[Path, typer.Argument(help="A file, or a folder of them.")],
+    out: Annotated[Path, typer.Option(help="New run directory.")],
+    tools: Tools = None,
+    as_json: Json = False,
+) -> None:
+    """Turn another agent's logs into traces that `inventory`, `build` and `show` read.
+
+    repo-agent import sweagent trajectories/ --out runs/sweagent
+    """
+    from repo_agent.record.importers import import_logs
+    from repo_agent.show import Show
+
+    result = import_logs(kind, path, out, tools)
+    _print(as_json, result, lambda: Show().imported(out, result))
+
+
+def _print(as_json: bool, result: dict[str, Any], text: Callable[[], None]) -> None:
+    if as_json:
+        print(json.dumps(result, ensure_ascii=False))
+    else:
+        text()

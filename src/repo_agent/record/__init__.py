@@ -1,0 +1,1 @@
+"""Other agents' conversations as our traces: the recording proxy, and the importers."""

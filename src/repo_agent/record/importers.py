@@ -1,0 +1,190 @@
+"""Logs of other agents as traces. What a log does not say is None: nobody's guess becomes a record.
+
+openai    JSONL of chat completions: {"request", "response"} a line, threaded like live traffic, or a whole
+          conversation a line, {"messages", "tools"}
+sweagent  `.traj` files of SWE-agent, with tool calls or with commands in the text
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from repo_agent.errors import UserError
+from repo_agent.messages import digest
+from repo_agent.record.book import Book
+from repo_agent.record.thread import Thread
+from repo_agent.record.verdict import Judged
+from repo_agent.record.wire import Asked, Reply, asked, read_reply
+from repo_agent.tools.own import load_tools
+from repo_agent.traces.store import RunDir
+
+_EACH = 'Each line is {"request", "response"}, or {"messages", "tools"}'
+_COMMAND = {
+    "type": "function",
+    "function": {
+        "name": "bash",
+        "description": "One command line, as SWE-agent read it from the reply.",
+        "parameters": {
+            "type": "object",
+            "properties": {"command": {"type": "string"}},
+            "required": ["command"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+def import_logs(kind: str, path: Path, out: Path, tools: Path | None = None) -> dict[str, Any]:
+    """Write the run directory `out` from the logs under `path`; returns its counts.
+
+    Raises UserError for bad input, with file and line; then nothing is written.
+    """
+    if kind not in IMPORTERS:
+        raise UserError(f"no importer {kind!r}", "import", f"Choose from: {', '.join(IMPORTERS)}")
+    if out.exists():
+        raise UserError("exists already", str(out), "Choose another --out, or remove it")
+    suffix, read = IMPORTERS[kind]
+    files = _files(path, suffix)
+    registry = load_tools(str(tools)) if tools else None
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = out.with_name(f".{out.name}.{os.getpid()}")
+    record = {"kind": f"import:{kind}", "tools": digest(registry.schemas()) if registry else None}
+    try:
+        book = Book(RunDir.open(folder, record), source=f"import:{kind}", tools=registry, clock=None)
+        for file in files:
+            read(book, file)
+            book.end(list(book.open), "stopped")
+        if not book.rollouts:
+            raise UserError("holds no reply of a model", str(path), "Give logs with assistant messages")
+        folder.rename(out)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return {
+        "files": len(files),
+        "rollouts": book.rollouts,
+        "errors": book.errors,
+        "turns": book.tally.counts(),
+        "problems": _problems(book),
+    }
+
+
+def _problems(book: Book) -> list[str]:
+    unjudged = book.tally.counts().get("unjudged", 0)
+    said = [f"{unjudged} turns were not judged: the logs hold no tool schemas; give --tools"] if unjudged else []
+    return said + ([f"{book.errors} requests without any reply are in errors/"] if book.errors else [])
+
+
+def _files(path: Path, suffix: str) -> list[Path]:
+    if not path.exists():
+        raise UserError("not there", str(path), f"Give a {suffix} file, or a folder of them")
+    files = [path] if path.is_file() else sorted(path.rglob(f"*{suffix}"))
+    if not files:
+        raise UserError(f"no {suffix} file in it", str(path), "Give the folder that holds them")
+    return files
+
+
+def _openai(book: Book, path: Path) -> None:
+    """One JSONL file. Requests of one conversation may stand anywhere in it, in their order."""
+    for where, line in _lines(path):
+        request, response = line.get("request", line), line.get("response")
+        said = asked(request.get("body", request)) if isinstance(request, dict) else None
+        if said is None:
+            raise UserError("no list of messages in it", where, _EACH)
+        if response is None and "request" not in line:
+            _conversation(book, said, where)
+        else:
+            _exchange(book, said, response, where)
+
+
+def _exchange(book: Book, said: Asked, response: Any, where: str) -> None:
+    body = response.get("body", response) if isinstance(response, dict) else None
+    thread = book.take(said)
+    if isinstance(body, dict) and body.get("choices"):
+        try:
+            thread.exchange(said, read_reply(body), None)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise UserError(f"a response that cannot be read ({error})", where, _EACH) from error
+    else:
+        told = body.get("error") if isinstance(body, dict) else body
+        thread.fail(said, f"the log holds no completion: {json.dumps(told)[:200]}", None)
+    thread.busy = False
+
+
+def _conversation(book: Book, said: Asked, where: str) -> None:
+    """A whole conversation: every assistant message is a turn; its request is all that stands before it."""
+    if not any(message.role == "assistant" for message in said.messages):
+        raise UserError("a conversation without an assistant message", where, _EACH)
+    thread = book.begin(said)
+    for place, message in enumerate(said.messages):
+        if message.role == "assistant":
+            functions = [{**call["function"], "id": call.get("id")} for call in message.tool_calls]
+            thread.exchange(said.until(place), Reply(str(message.content), functions), None)
+    book.end([thread], "stopped")
+
+
+def _sweagent(book: Book, path: Path) -> None:
+    """One trajectory: each of its agents is a rollout of its own. Demonstrations are context, not turns."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        history, info = record["history"], record.get("info") or {}
+        agents = list(dict.fromkeys(entry.get("agent") for entry in history if entry["role"] == "assistant"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        what = f"no SWE-agent trajectory ({type(error).__name__}: {error})"
+        raise UserError(what, str(path), 'A .traj is a JSON object with a "history"') from error
+    for agent in agents:
+        entries = [entry for entry in history if entry.get("agent") in (agent, None)]
+        if any(_is_turn(entry) for entry in entries):
+            thread = _played(book, path, entries)
+            book.end([thread], str(info.get("exit_status") or "stopped"))
+
+
+def _is_turn(entry: dict[str, Any]) -> bool:
+    return bool(entry["role"] == "assistant" and not entry.get("is_demo"))
+
+
+def _played(book: Book, path: Path, entries: list[dict[str, Any]]) -> Thread:
+    native = any(entry.get("tool_calls") for entry in entries)
+    body = {"messages": entries, **({} if native else {"tools": [_COMMAND]})}
+    said = asked(body)
+    if said is None or len(said.messages) != len(entries):
+        raise UserError("a message that cannot be read", str(path), "Each entry of the history is an object")
+    thread = book.begin(said, task=path.stem, protocol="native" if native else "sweagent")
+    for place, (entry, message) in enumerate(zip(entries, said.messages, strict=True)):
+        if _is_turn(entry):
+            functions = [{**call["function"], "id": call.get("id")} for call in message.tool_calls]
+            reply = Reply(str(message.content), functions)
+            thread.exchange(said.until(place), reply, None, None if native else _command(entry))
+    return thread
+
+
+def _command(entry: dict[str, Any]) -> Judged:
+    """The command that SWE-agent itself read from a reply."""
+    action = entry.get("action")
+    if not isinstance(action, str) or not action.strip():
+        return Judged("no_call", error="SWE-agent read no command from it")
+    return Judged("ok", {"name": "bash", "args": {"command": action}}, True)
+
+
+def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    with path.open(encoding="utf-8", errors="surrogateescape") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                try:
+                    record = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    raise UserError(f"not JSON ({error})", f"{path}:{number}", _EACH) from error
+                if not isinstance(record, dict):
+                    raise UserError("not a JSON object", f"{path}:{number}", _EACH)
+                yield f"{path}:{number}", record
+
+
+IMPORTERS: dict[str, tuple[str, Callable[[Book, Path], None]]] = {
+    "openai": (".jsonl", _openai),
+    "sweagent": (".traj", _sweagent),
+}
+"""Kind to the files' suffix and their reader."""

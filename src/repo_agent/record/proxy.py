@@ -1,0 +1,273 @@
+"""The proxy: every request goes on to the upstream as it came; chat completions are recorded on their way back.
+
+An exchange is on disk before the agent sees the end of the reply, so a kill loses none that the agent knows of.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from aiohttp import ClientError, ClientResponse, ClientSession, web
+from yarl import URL
+
+from repo_agent.errors import RepoAgentError, boundary
+from repo_agent.record.book import Book
+from repo_agent.record.secrets import secrets_of
+from repo_agent.record.thread import Thread
+from repo_agent.record.wire import Asked, Reply, asked, read_reply, read_stream
+
+OWN = "X-Repo-Agent-"
+_HOP_BY_HOP = frozenset(
+    "connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding "
+    "upgrade host content-length expect".split()
+)
+_DONE = re.compile(rb"(?:^|\n)data: ?\[DONE\]")
+_CAUSE = 300
+
+
+class Proxy:
+    """Forwards to `upstream`, the base URL that the agent would be given otherwise (with or without /v1)."""
+
+    def __init__(self, upstream: str, book: Book, session: ClientSession, told: Callable[[str | None], None]) -> None:
+        self._base, self._book, self._session, self._told = upstream.rstrip("/"), book, session, told
+        parts = urlsplit(self._base)
+        self._origin = f"{parts.scheme}://{parts.netloc}"
+        if not parts.path:
+            self._base += "/v1"
+
+    def app(self) -> web.Application:
+        app = web.Application(client_max_size=0)
+        app.router.add_post("/_repo_agent/mark", self.mark)
+        app.router.add_get("/_repo_agent/threads", self.threads)
+        app.router.add_route("*", "/{path:.*}", self.forward)
+        return app
+
+    async def forward(self, request: web.Request) -> web.StreamResponse:
+        """Pass a request on; record it where it is a chat completion."""
+        if request.method == "POST" and request.path.endswith("/chat/completions"):
+            body = await request.read()
+            fields = _object(body)
+            said = asked(fields)
+            if said is not None:
+                return await self._recorded(request, body, fields, said)
+            return await self._plain(request, body)
+        return await self._plain(request, request.content if request.can_read_body else None)
+
+    async def mark(self, request: web.Request) -> web.Response:
+        """`{"thread": id or name, "passed": true, false or null}`: mark rollouts, and end them."""
+        record = _object(await request.read())
+        who, passed = record.get("thread"), record.get("passed")
+        if not isinstance(who, str) or "passed" not in record or not (passed is None or isinstance(passed, bool)):
+            return _error(400, 'send {"thread": "ID or NAME", "passed": true}')
+        threads = self._book.named(who)
+        if not threads:
+            known = ", ".join(thread.id for thread in self._book.open) or "none"
+            return _error(404, f"no open rollout {who!r}; open: {known}")
+        if any(thread.busy for thread in threads):
+            return _error(409, f"{who!r} still waits for a reply; mark it when that has come")
+        with _Guard(self._told):
+            for thread in threads:
+                thread.mark(passed)
+            self._book.end(threads, "stopped")
+        self._told(None)
+        return web.json_response({"marked": [thread.id for thread in threads], "passed": passed})
+
+    async def threads(self, request: web.Request) -> web.Response:
+        """The open rollouts."""
+        rows = [
+            {"thread": one.id, "name": one.name, "turns": one.steps, "passed": one.passed, "busy": one.busy}
+            for one in self._book.open
+        ]
+        return web.json_response({"threads": rows})
+
+    async def _plain(self, request: web.Request, data: Any) -> web.StreamResponse:
+        response = None
+        length = request.headers.get("Content-Length")
+        try:
+            async with self._send(request, data, {"Content-Length": length} if length else {}) as upstream:
+                response = _response(upstream)
+                await response.prepare(request)
+                async for chunk in upstream.content.iter_any():
+                    await response.write(chunk)
+                await response.write_eof()
+                return response
+        except (ClientError, TimeoutError) as error:
+            return _broken(request, response, error)
+
+    def _send(self, request: web.Request, data: Any, more: Mapping[str, str]) -> Any:
+        path = request.raw_path if request.raw_path.startswith("/") else "/" + request.raw_path
+        versioned = path == "/v1" or path.startswith(("/v1/", "/v1?"))
+        url = self._base + path[3:] if versioned else self._origin + path
+        dropped = _HOP_BY_HOP | {name.lower() for name in more}
+        headers = [
+            (name, value)
+            for name, value in request.headers.items()
+            if name.lower() not in dropped and not name.lower().startswith(OWN.lower())
+        ]
+        target = URL(url, encoded=True)
+        return self._session.request(
+            request.method, target, data=data, headers=[*headers, *more.items()], allow_redirects=False
+        )
+
+    async def _recorded(
+        self, request: web.Request, body: bytes, fields: dict[str, Any], said: Asked
+    ) -> web.StreamResponse:
+        name = request.headers.get(OWN + "Rollout")
+        secrets = secrets_of(request.headers, str(request.url), fields)
+        exchange = _Exchange(self._book, said, self._told)
+        with exchange.guarded():
+            exchange.thread = self._book.take(said, name, secrets)
+            exchange.mark(request.headers.get(OWN + "Passed"))
+        try:
+            # Asked for without compression, so that what is recorded can be read.
+            async with self._send(request, body, {"Accept-Encoding": "identity"}) as upstream:
+                return await exchange.pass_on(request, upstream)
+        except (ClientError, TimeoutError) as error:
+            exchange.fail(f"the connection broke: {type(error).__name__}")
+            return _broken(request, exchange.response, error)
+        finally:
+            exchange.fail("the agent hung up, or the recorder stopped, before the reply had come")
+
+
+class _Exchange:
+    """One request and its reply on their way through; settled once, by a reply or by a failure."""
+
+    def __init__(self, book: Book, said: Asked, told: Callable[[str | None], None]) -> None:
+        self._book, self._asked, self._told = book, said, told
+        self._began, self._settled = time.monotonic(), False
+        self.thread: Thread | None = None
+        self.response: web.StreamResponse | None = None
+
+    def guarded(self) -> _Guard:
+        """Recording must never stop the agent's traffic: a failure of ours is told, and the bytes go on."""
+        return _Guard(self._told)
+
+    def mark(self, value: str | None) -> None:
+        if self.thread and value is not None and value.lower() in ("true", "false"):
+            self.thread.mark(value.lower() == "true")
+
+    async def pass_on(self, request: web.Request, upstream: ClientResponse) -> web.StreamResponse:
+        """Hand the reply to the agent chunk by chunk as it comes, and record it before its end."""
+        self.response = response = _response(upstream)
+        if self.thread:
+            response.headers[OWN + "Thread"] = self.thread.id
+        await response.prepare(request)
+        streamed = "text/event-stream" in upstream.headers.get("Content-Type", "")
+        length = upstream.content_length
+        body = bytearray()
+        async for chunk in upstream.content.iter_any():
+            tail = max(0, len(body) - 16)
+            body += chunk
+            if (streamed and _DONE.search(body, tail)) or len(body) == length:
+                self.settle(upstream, bytes(body), streamed)
+            await response.write(chunk)
+        self.settle(upstream, bytes(body), streamed)
+        await response.write_eof()
+        return response
+
+    def settle(self, upstream: ClientResponse, body: bytes, streamed: bool) -> None:
+        """Record the reply that a body holds."""
+        if self._settled:
+            return None
+        encoding = upstream.headers.get("Content-Encoding", "identity").lower()
+        if upstream.status != 200:
+            text = _decoded(body, encoding).decode(errors="replace")
+            return self.fail(f"the upstream answered {upstream.status}: {' '.join(text.split())[:_CAUSE]}")
+        try:
+            plain = _decoded(body, encoding)
+            reply = read_stream(plain) if streamed else read_reply(_object(plain))
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            return self.fail(f"the reply cannot be read: {str(error)[:_CAUSE]}")
+        return self._done(reply)
+
+    def fail(self, cause: str) -> None:
+        """Record that no reply came; nothing where one did."""
+        if self._settled:
+            return
+        self._settled = True
+        self._book.failed_replies += 1
+        if self.thread:
+            with self.guarded():
+                self.thread.fail(self._asked, cause, self._seconds())
+            self.thread.busy = False
+        self._told(None)
+
+    def _done(self, reply: Reply) -> None:
+        self._settled = True
+        if self.thread:
+            with self.guarded():
+                self.thread.exchange(self._asked, reply, self._seconds())
+            self.thread.busy = False
+        self._told(None)
+
+    def _seconds(self) -> float:
+        return round(time.monotonic() - self._began, 4)
+
+
+class _Guard:
+    """Turns a failure of ours inside the block into a line for the user."""
+
+    def __init__(self, told: Callable[[str | None], None]) -> None:
+        self._told, self._boundary = told, boundary("record")
+
+    def __enter__(self) -> None:
+        self._boundary.__enter__()
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> bool:
+        try:
+            if isinstance(error, RepoAgentError):
+                raise error
+            return bool(self._boundary.__exit__(kind, error, trace))
+        except RepoAgentError as failure:
+            self._told(f"not recorded: {failure}")
+            return True
+
+
+def _response(upstream: ClientResponse) -> web.StreamResponse:
+    response = web.StreamResponse(status=upstream.status, reason=upstream.reason)
+    for name, value in upstream.headers.items():
+        if name.lower() not in _HOP_BY_HOP:
+            response.headers.add(name, value)
+    if "Content-Length" in upstream.headers:
+        response.content_length = int(upstream.headers["Content-Length"])
+    return response
+
+
+def _decoded(body: bytes, encoding: str) -> bytes:
+    """A body without its compression. Raises ValueError for one that is not known here."""
+    if encoding in ("", "identity"):
+        return body
+    if encoding in ("gzip", "x-gzip", "deflate"):
+        try:
+            return zlib.decompress(body, zlib.MAX_WBITS | 32)
+        except zlib.error as error:
+            raise ValueError(f"broken {encoding}") from error
+    raise ValueError(f"compressed as {encoding}, though it was asked for plain")
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _broken(request: web.Request, begun: web.StreamResponse | None, error: Exception) -> web.StreamResponse:
+    """Pass a broken connection on: as a 502 where nothing was sent yet, else by breaking off too."""
+    if begun is not None and begun.prepared:
+        if request.transport:
+            request.transport.abort()
+        return begun
+    return _error(502, f"cannot reach the upstream: {type(error).__name__}: {error}")
+
+
+def _error(status: int, message: str) -> web.Response:
+    body = {"error": {"message": f"repo-agent record: {message}", "type": "repo_agent_record"}}
+    return web.json_response(body, status=status)

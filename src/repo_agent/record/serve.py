@@ -1,0 +1,143 @@
+"""`repo-agent record`: the proxy on loopback, from its start to a signal; then every open rollout is ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from repo_agent.errors import UserError, boundary
+from repo_agent.messages import digest
+from repo_agent.record.book import Book, TaskFrom
+from repo_agent.record.secrets import bare
+from repo_agent.tools.own import load_tools
+from repo_agent.tools.registry import Registry
+from repo_agent.traces.recover import finish_abandoned
+from repo_agent.traces.store import RunDir
+
+HOST = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class RecordOptions:
+    """The command's own words."""
+
+    upstream: str
+    out: Path
+    port: int
+    tools: Path | None
+    task_from: str
+
+
+OnStart = Callable[[str, int], None]
+"""The base URL for the agent, and how many rollouts of a killed recorder were finished."""
+Told = Callable[[str, str | None], None]
+"""The figures so far in one line, and a warning where there is one."""
+
+
+def record(options: RecordOptions, on_start: OnStart, told: Told) -> dict[str, Any]:
+    """Record until SIGINT or SIGTERM; returns the counts.
+
+    Raises UserError for bad options, a port in use, or a missing aiohttp.
+    """
+    try:
+        import aiohttp  # noqa: F401
+    except ImportError as error:
+        raise UserError("needs aiohttp", "record", "pip install 'repo-agent[record]'") from error
+    return asyncio.run(serve(options, on_start, told, _signal))
+
+
+async def serve(
+    options: RecordOptions, on_start: OnStart, told: Told, until: Callable[[], Awaitable[Any]]
+) -> dict[str, Any]:
+    """Record until `until` returns; see `record`."""
+    registry, task_from = _checked(options)
+    listening = _listen(options.port)
+    with contextlib.closing(listening):
+        run = RunDir.open(options.out, _run_record(options, registry))
+        finished = finish_abandoned(run)
+        book = Book(run, tools=registry, task_from=task_from)
+        async with _running(options.upstream, book, listening, told):
+            on_start(f"http://{HOST}:{listening.getsockname()[1]}/v1", len(finished))
+            await until()
+        with boundary("record"):
+            book.end(list(book.open), "stopped")
+    return {
+        "rollouts": book.rollouts,
+        "passed": book.passed,
+        "errors": book.errors,
+        "failed_replies": book.failed_replies,
+        "turns": book.tally.counts(),
+        "recovered": len(finished),
+        "line": book.line(),
+    }
+
+
+@contextlib.asynccontextmanager
+async def _running(upstream: str, book: Book, listening: socket.socket, told: Told) -> AsyncIterator[None]:
+    """The proxy, up on a bound socket; at the end it gives replies under way a second."""
+    from aiohttp import ClientSession, ClientTimeout, TCPConnector, web
+
+    from repo_agent.record.proxy import Proxy
+
+    plain = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
+    timeout = ClientTimeout(total=None, sock_connect=30)
+    connector = TCPConnector(limit=0)
+    async with ClientSession(
+        connector=connector, timeout=timeout, auto_decompress=False, skip_auto_headers=plain
+    ) as session:
+        proxy = Proxy(upstream, book, session, lambda warning: told(book.line(), warning))
+        runner = web.AppRunner(proxy.app(), access_log=None, handle_signals=False, shutdown_timeout=1)
+        await runner.setup()
+        await web.SockSite(runner, listening).start()
+        try:
+            yield
+        finally:
+            await runner.cleanup()
+
+
+def _checked(options: RecordOptions) -> tuple[Registry | None, TaskFrom]:
+    parts = urlsplit(options.upstream)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UserError("no http(s) URL", f"--upstream {bare(options.upstream)}", "Give https://HOST/v1")
+    if parts.query or parts.fragment or "@" in parts.netloc:
+        remedy = "Give the plain base URL; what the agent sends, keys and queries too, is passed on"
+        raise UserError("holds a user, a query or a fragment", f"--upstream {bare(options.upstream)}", remedy)
+    return load_tools(str(options.tools)) if options.tools else None, TaskFrom(options.task_from)
+
+
+def _listen(port: int) -> socket.socket:
+    listening = socket.socket()
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((HOST, port))
+    except (OSError, OverflowError) as error:
+        listening.close()
+        raise UserError(f"cannot listen on {HOST}:{port} ({error})", "--port", "Give another, or 0 for any") from error
+    return listening
+
+
+def _run_record(options: RecordOptions, registry: Registry | None) -> dict[str, Any]:
+    """run.json: no key in it, and no split, since nobody says which tasks are held out."""
+    return {
+        "kind": "record",
+        "upstream": bare(options.upstream),
+        "tools": digest(registry.schemas()) if registry else None,
+        "task_from": options.task_from,
+        "versions": {"repo-agent": version("repo-agent"), "aiohttp": version("aiohttp")},
+    }
+
+
+async def _signal() -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    await stop.wait()

@@ -1,0 +1,195 @@
+"""One conversation under way: what it has said so far, and its trace, which grows by one exchange at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from repo_agent.messages import tilde
+from repo_agent.record.secrets import without
+from repo_agent.record.verdict import Judge, Judged
+from repo_agent.record.wire import Asked, Reply, names_and_arguments, text_of
+from repo_agent.traces import events
+from repo_agent.traces.events import WireMessage
+from repo_agent.traces.recover import MARKS
+from repo_agent.traces.store import TraceWriter
+
+
+@dataclass
+class Thread:
+    """A rollout that another agent plays. An exchange is on disk before its agent sees the reply's end."""
+
+    id: str
+    """`task/rollout`."""
+    task: str
+    rollout: int
+    asked: Asked
+    """The request that opened it, then the last one."""
+    writer: TraceWriter
+    judge: Judge
+    protocol: str
+    source: str
+    secrets: frozenset[str] = frozenset()
+    name: str | None = None
+    reply: Reply | None = None
+    """The reply to `asked`; None where it has none yet, or the server failed."""
+    busy: bool = False
+    passed: bool | None = None
+    sent: int = 0
+    """Messages that the trace holds: those of the requests, and the replies."""
+    turn: int = 0
+    steps: int = 0
+    prompt_tokens: int | None = 0
+    completion_tokens: int | None = 0
+    clock: Callable[[], float] | None = time.monotonic
+    """None where the time that things took is not known."""
+    began: float = field(default_factory=time.monotonic)
+    last: float = field(default_factory=time.monotonic)
+
+    def open(self) -> None:
+        """Write `run_start`, which holds the system prompt: a first message of that role."""
+        first = self.asked.messages[:1]
+        system = text_of(first[0]) if first and first[0].role == "system" else ""
+        self.sent = 1 if system else 0
+        self._write(
+            events.RunStart(
+                task=self.task,
+                group=self.task,
+                task_hash=None,
+                suite=None,
+                rollout=self.rollout,
+                arm=self.source,
+                model=self.asked.model,
+                protocol=self.protocol,
+                system=system,
+                tools=self.judge.schemas,
+                sampling=self.asked.sampling,
+                seed=self.asked.sampling.get("seed"),
+                isolation=None,
+                source=self.source,
+            )
+        )
+
+    def goes_on(self, asked: Asked) -> int:
+        """How well a request goes on from here: 2 with the reply, or with a failed request again; 1 without the reply,
+        as agents do that throw a bad one away and complain; 0 not at all."""
+        place = len(self.asked.messages)
+        if len(asked.messages) < place or asked.hashes[place] != self.asked.hashes[place]:
+            return 0
+        if self.reply is None:
+            return 2
+        after = asked.messages[place:]
+        if after and after[0].role == "assistant":
+            return 2 if is_of(after[0], self.reply) else 0
+        return 1 if after and self.judge.last != "ok" else 0
+
+    def exchange(self, asked: Asked, reply: Reply, seconds: float | None, read: Judged | None = None) -> str:
+        """Append a request and its reply; returns the reply's turn class. `read` is what its own agent made of it."""
+        text = reply.spoken
+        verdict = self.judge.verdict(self.protocol, text, reply.finish_reason, read)
+        action = events.LlmAction(
+            t=self.turn,
+            text=text,
+            raw_unknown=bool(reply.calls),
+            finish_reason=reply.finish_reason,
+            prompt_tokens=reply.prompt_tokens,
+            completion_tokens=reply.completion_tokens,
+            seconds=seconds,
+            turn_class=verdict.turn_class,
+            lenient_ok=verdict.lenient_ok,
+            call=verdict.call,
+            error=verdict.error,
+        )
+        self._append(asked, action)
+        self.sent += 1
+        self.steps += 1
+        self.reply = reply
+        self.prompt_tokens = _sum(self.prompt_tokens, reply.prompt_tokens)
+        self.completion_tokens = _sum(self.completion_tokens, reply.completion_tokens)
+        return verdict.turn_class
+
+    def fail(self, asked: Asked, cause: str, seconds: float | None) -> None:
+        """Append a request that no reply came to, by no fault of the model. The same request again is a retry."""
+        action = events.LlmAction(
+            t=self.turn,
+            text="",
+            finish_reason=None,
+            prompt_tokens=None,
+            completion_tokens=None,
+            seconds=seconds,
+            turn_class="infra_error",
+            lenient_ok=False,
+            error=tilde(cause),
+        )
+        self._append(asked, action)
+        self.reply = None
+
+    def mark(self, passed: bool | None) -> None:
+        """Set the verdict that the trace will end with."""
+        if passed != self.passed and passed is not None:
+            self._write(events.DriverNote(note=next(note for note, mark in MARKS.items() if mark == passed)))
+        self.passed = passed
+
+    def end(self, ended: str) -> None:
+        """Write `run_end`, and the trace is whole. One without a single reply goes to errors/."""
+        final = self.reply is not None and self.judge.last == "final"
+        end = events.RunEnd(
+            ended="final" if final else ended if self.steps else "error",
+            passed=self.passed,
+            steps=self.steps,
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            seconds=round(self.clock() - self.began, 3) if self.clock else None,
+        )
+        self._write(end)
+        if self.steps:
+            self.writer.commit()
+        else:
+            self.writer.fail()
+
+    def _append(self, asked: Asked, action: events.LlmAction) -> None:
+        fresh = list(asked.messages[self._known() :])
+        edited: WireMessage | Literal["dropped"] | None = None
+        if self.reply is not None and fresh[0].role == "assistant":
+            back, *fresh = fresh
+            edited = None if _same(back, self.reply) else back
+        elif self.reply is not None:
+            edited = "dropped"
+            self.sent -= 1
+        request = events.LlmRequest(t=self.turn, sent=self.sent, messages=fresh, reply=edited)
+        self._write(request, action)
+        self.sent += len(fresh)
+        self.turn += 1
+        self.asked = asked
+        self.last = time.monotonic()
+
+    def _known(self) -> int:
+        """How many messages of a request the trace holds, the last reply not counted."""
+        if self.turn:
+            return len(self.asked.messages)
+        return self.sent
+
+    def _write(self, *said: events.Event) -> None:
+        self.writer.emit(*(type(event).model_validate(without(event.model_dump(), self.secrets)) for event in said))
+
+
+def is_of(back: WireMessage, reply: Reply) -> bool:
+    """Whether a message is a reply sent back: the same calls or the first of them, and of its text all or a part.
+
+    So agents that cut white space, reasoning, or all but one call off a reply keep their thread.
+    """
+    calls, said = names_and_arguments(back.tool_calls), names_and_arguments(reply.calls)
+    text = text_of(back).strip()
+    part = said[: len(calls)] == calls and bool(calls) == bool(said) and text in reply.text and bool(text or calls)
+    return part or _same(back, reply)
+
+
+def _same(back: WireMessage, reply: Reply) -> bool:
+    calls, said = names_and_arguments(back.tool_calls), names_and_arguments(reply.calls)
+    return calls == said and text_of(back) == reply.text
+
+
+def _sum(total: int | None, more: int | None) -> int | None:
+    return None if total is None or more is None else total + more

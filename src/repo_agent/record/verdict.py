@@ -1,0 +1,91 @@
+"""The verdict on a foreign agent's replies while they come in, and validity so far."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from repo_agent.errors import UserError
+from repo_agent.protocols import protocol_named
+from repo_agent.tools.registry import Registry
+from repo_agent.tools.verdict import TURN_CLASSES, UNSCORED, judge, lenient_ok
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a trace records about a reply."""
+
+    turn_class: str
+    call: dict[str, Any] | Literal["said"] | None = None
+    lenient_ok: bool = False
+    error: str = ""
+
+
+class Tally:
+    """Turns by class over all threads. A final counts as one until its thread goes on: then it was `no_call`."""
+
+    def __init__(self) -> None:
+        self.classes: Counter[str] = Counter()
+
+    def add(self, turn_class: str) -> None:
+        self.classes[turn_class] += 1
+
+    def went_on(self) -> None:
+        self.classes["final"] -= 1
+        self.classes["no_call"] += 1
+
+    def counts(self) -> dict[str, int]:
+        """The classes that occurred, in their order."""
+        return {name: self.classes[name] for name in TURN_CLASSES if self.classes[name]}
+
+    def line(self) -> str:
+        """Validity so far, in one line."""
+        counts = self.counts()
+        scored = sum(count for name, count in counts.items() if name not in UNSCORED)
+        if not scored:
+            told = "not measured: neither --tools nor a request says which tools there are"
+            return f"validity {told if counts.get('unjudged') else 'not measured yet'}"
+        said = ", ".join(f"{count} {name}" for name, count in counts.items())
+        return f"validity so far {counts.get('ok', 0) / scored:.1%} of {scored} turns ({said})"
+
+
+class Judge:
+    """Judges the turns of one thread by the schemas of `--tools`, else by those of its own first request."""
+
+    def __init__(self, tally: Tally, own: list[dict[str, Any]] | None, given: Registry | None) -> None:
+        self._tally, self._registry = tally, given or _registry(own)
+        self.schemas = own if own is not None else given.schemas() if given else None
+        """What the trace says about the tools: as the agent sent them, where it did."""
+        self.last: str | None = None
+        """The class of the last turn."""
+        self._any_call = False
+
+    def verdict(self, protocol: str, text: str, finish_reason: str | None, read: Judged | None = None) -> Judged:
+        """The verdict on a reply. A call that the schemas take is `ok`: how it fares nobody tells us."""
+        if self.last == "final":
+            self._tally.went_on()
+        judged = read or self._judge(protocol, text, finish_reason)
+        self.last = judged.turn_class
+        self._tally.add(judged.turn_class)
+        return judged
+
+    def _judge(self, protocol: str, text: str, finish_reason: str | None) -> Judged:
+        if self._registry is None:
+            return Judged("unjudged")
+        parsed = protocol_named(protocol).parse(text)
+        truncated = finish_reason == "length"
+        verdict = judge(parsed, self._registry, truncated=truncated, any_call=self._any_call)
+        self._any_call = self._any_call or verdict.turn_class is None
+        call: Literal["said"] | None = "said" if verdict.call else None
+        return Judged(verdict.turn_class or "ok", call, lenient_ok(parsed, self._registry), verdict.error)
+
+
+def _registry(own: list[dict[str, Any]] | None) -> Registry | None:
+    """The agent's own schemas; None where it sent none, or some that are no JSON schemas."""
+    if not own:
+        return None
+    try:
+        return Registry.from_openai(own)
+    except UserError:
+        return None

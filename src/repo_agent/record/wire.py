@@ -1,0 +1,218 @@
+"""The chat-completions wire: what a request asks, what a reply says, whole or as a stream of server-sent events."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from repo_agent.messages import canonical_json, spoken
+from repo_agent.traces.events import WireMessage
+
+SAMPLING = (
+    "temperature", "top_p", "top_k", "min_p", "max_tokens", "max_completion_tokens", "seed", "stop", "n", "tool_choice",
+    "parallel_tool_calls", "presence_penalty", "frequency_penalty", "response_format", "reasoning_effort",
+)  # fmt: skip
+"""The keys of a request's body that a trace keeps; no other, so that no key or token of a vendor's own gets in."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A chat request. `hashes[n]` stands for the first n messages: equal hashes, equal beginnings."""
+
+    messages: tuple[WireMessage, ...]
+    tools: list[dict[str, Any]] | None
+    model: str | None
+    sampling: dict[str, Any]
+    hashes: tuple[str, ...]
+
+    @property
+    def native(self) -> bool:
+        """Whether calls stand beside the text."""
+        return bool(self.tools) or any(message.tool_calls for message in self.messages)
+
+    @property
+    def contract(self) -> str:
+        """Changes with the model and the tools: one rollout has one of each."""
+        return _hash([self.model, self.tools])
+
+    def until(self, place: int) -> Asked:
+        """The request that the first `place` messages make up."""
+        return replace(self, messages=self.messages[:place], hashes=self.hashes[: place + 1])
+
+    @property
+    def goal(self) -> str:
+        """The first user message."""
+        return next((text_of(message) for message in self.messages if message.role == "user"), "")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a server answered. None where it did not say."""
+
+    text: str
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    """Calls beside the text: {"name", "arguments"} and, where the server gave one, "id"; arguments as sent."""
+    finish_reason: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+    @property
+    def spoken(self) -> str:
+        """The reply as one text; see `messages.spoken`."""
+        return spoken(self.text, self.calls) if self.calls else self.text
+
+
+def asked(body: Mapping[str, Any]) -> Asked | None:
+    """A request's body, read; None where it holds no list of messages."""
+    raw = body.get("messages")
+    if not isinstance(raw, list) or not all(isinstance(message, dict) for message in raw):
+        return None
+    messages = tuple(message for message in map(wire_message, raw) if not _empty_system(message))
+    tools = body.get("tools")
+    model = body.get("model")
+    return Asked(
+        messages=messages,
+        tools=[tool for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) and tools else None,
+        model=model if isinstance(model, str) else None,
+        sampling={key: body[key] for key in SAMPLING if body.get(key) is not None},
+        hashes=_chain(messages),
+    )
+
+
+def wire_message(raw: Mapping[str, Any]) -> WireMessage:
+    """A message as a trace keeps it: `developer` is `system`, parts become text, calls keep their arguments as sent."""
+    role = raw.get("role")
+    calls = raw.get("tool_calls")
+    answered = raw.get("tool_call_id")
+    return WireMessage(
+        role="system" if role == "developer" else str(role),
+        content=content_text(raw.get("content")),
+        tool_calls=[_kept(call) for call in calls if isinstance(call, dict)] if isinstance(calls, list) else [],
+        tool_call_id=answered if isinstance(answered, str) else "",
+    )
+
+
+def content_text(content: Any) -> str:
+    """The text of a message's content. A part that is no text leaves a mark such as `[image_url]`."""
+    if not isinstance(content, list):
+        return content if isinstance(content, str) else ""
+    parts = [part if isinstance(part, dict) else {"text": part} for part in content]
+    return "".join(str(part.get("text", f"[{part.get('type', 'part')}]")) for part in parts)
+
+
+def text_of(message: WireMessage) -> str:
+    """The text of a message that was read off the wire."""
+    return message.content if isinstance(message.content, str) else ""
+
+
+def names_and_arguments(calls: Iterable[Mapping[str, Any]]) -> list[tuple[Any, Any]]:
+    """What calls say, whatever their ids and the white space in their arguments."""
+    said = [call.get("function", call) for call in calls]
+    return [(one.get("name"), _value(one.get("arguments"))) for one in said if isinstance(one, Mapping)]
+
+
+def read_reply(body: Mapping[str, Any]) -> Reply:
+    """A whole completion. Raises ValueError where it holds no choice."""
+    choice = _first_choice(body)
+    message = choice.get("message") if choice else None
+    if choice is None or not isinstance(message, dict):
+        raise ValueError("no choice in the reply")
+    calls = message.get("tool_calls") or []
+    return Reply(
+        content_text(message.get("content")),
+        [_call(call) for call in calls if isinstance(call, dict)],
+        choice.get("finish_reason"),
+        *_usage(body),
+    )
+
+
+def read_stream(body: bytes) -> Reply:
+    """A stream of chunks, put together. Raises ValueError where it broke off or holds an error."""
+    text: list[str] = []
+    calls: dict[int, dict[str, Any]] = {}
+    finish: str | None = None
+    usage: tuple[int | None, int | None] = (None, None)
+    for chunk in _events(body):
+        if chunk.get("error"):
+            raise ValueError(f"the stream holds an error: {json.dumps(chunk['error'])}")
+        usage = _usage(chunk) if isinstance(chunk.get("usage"), dict) else usage
+        choice = _first_choice(chunk) or {}
+        delta = choice.get("delta") or {}
+        text.append(delta.get("content") or "")
+        for part in delta.get("tool_calls") or []:
+            _grow(calls, part)
+        finish = choice.get("finish_reason") or finish
+    if finish is None:
+        raise ValueError("the stream broke off")
+    return Reply("".join(text), [calls[index] for index in sorted(calls)], finish, *usage)
+
+
+def _events(body: bytes) -> Iterable[dict[str, Any]]:
+    for line in body.split(b"\n"):
+        data = line.strip().removeprefix(b"data:").strip() if line.startswith(b"data:") else b""
+        if data and data != b"[DONE]":
+            record = json.loads(data)
+            if isinstance(record, dict):
+                yield record
+
+
+def _grow(calls: dict[int, dict[str, Any]], part: dict[str, Any]) -> None:
+    """One delta of a call: the first carries id and name, each a piece of the arguments."""
+    call = calls.setdefault(part.get("index") or 0, {"name": "", "arguments": ""})
+    function = part.get("function") or {}
+    call["name"] += function.get("name") or ""
+    call["arguments"] += function.get("arguments") or ""
+    if part.get("id"):
+        call["id"] = part["id"]
+
+
+def _first_choice(body: Mapping[str, Any]) -> dict[str, Any] | None:
+    choices = body.get("choices")
+    found = [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
+    return next((choice for choice in found if not choice.get("index")), None)
+
+
+def _usage(body: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    usage = body.get("usage")
+    counts = [usage.get(key) for key in ("prompt_tokens", "completion_tokens")] if isinstance(usage, dict) else []
+    prompt, completion = [count if isinstance(count, int) else None for count in counts] or (None, None)
+    return prompt, completion
+
+
+def _call(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = call.get("function")
+    said = function if isinstance(function, dict) else {}
+    record = {"name": said.get("name"), "arguments": said.get("arguments")}
+    return {**record, "id": call["id"]} if isinstance(call.get("id"), str) else record
+
+
+def _kept(call: Mapping[str, Any]) -> dict[str, Any]:
+    said = _call(call)
+    function = {"name": str(said["name"]), "arguments": said["arguments"]}
+    return {**({"id": said["id"]} if "id" in said else {}), "type": "function", "function": function}
+
+
+def _value(arguments: Any) -> Any:
+    try:
+        return json.loads(arguments) if isinstance(arguments, str) else arguments
+    except (ValueError, RecursionError):
+        return arguments
+
+
+def _empty_system(message: WireMessage) -> bool:
+    return message.role == "system" and not message.content
+
+
+def _chain(messages: Sequence[WireMessage]) -> tuple[str, ...]:
+    hashes = [""]
+    for message in messages:
+        said = [message.role, message.content, names_and_arguments(message.tool_calls)]
+        hashes.append(_hash([hashes[-1], said]))
+    return tuple(hashes)
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(canonical_json(value).encode(errors="surrogatepass")).hexdigest()
