@@ -29,7 +29,8 @@ def trajectory(seed: int, turns: int) -> tuple[list[Message], list[int]]:
         call = ToolCall("read_file", {"rel_path": f"src/m{turn}.py", "max_chars": 4000})
         targets.append(len(talk))
         body = "".join(rng.choice("abcdefgh_ ") for _ in range(60))
-        talk += [Message("assistant", wire.render_call(call)), wire.observation(body)]
+        said = Message("assistant", wire.render_call(call))
+        talk += [said, *wire.observe(said, body)]
     return talk[:-1], targets
 
 

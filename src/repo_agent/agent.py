@@ -9,10 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import cache, partial
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
-from repo_agent.errors import boundary
+from repo_agent.errors import InfraError, boundary
 from repo_agent.messages import Message, ToolCall, digest
 from repo_agent.models import Completion, Model, Request, Sampling
 from repo_agent.protocols import Protocol
@@ -23,6 +26,10 @@ from repo_agent.traces import events
 Emit = Callable[[events.Event], None]
 RunTests = Callable[[events.When], Awaitable[events.Tests]]
 """Run the tests on the workspace as it is; the argument says when: write or final."""
+THREADS = 64
+"""How many tools and other short pieces of disk work run at once, whatever the number of rollouts."""
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,8 @@ class Rollout:
     limits: Limits = field(default_factory=Limits)
     constrain: bool = False
     messages: list[Message] = field(default_factory=list)
+    tools: list[dict[str, object]] | None = None
+    """What the protocol sends beside the messages."""
     sent: int = 1
     steps: int = 0
     bad_in_row: int = 0
@@ -71,6 +80,7 @@ class Rollout:
         """
         started = time.monotonic()
         schema = self.protocol.schema(self.registry) if self.constrain else None
+        self.tools = self.protocol.tools(self.registry)
         self.messages = [Message("system", self.protocol.describe(self.registry)), Message("user", f"GOAL:\n{goal}")]
         while True:
             ended = self._limit(time.monotonic() - started) or await self._step(schema)
@@ -95,11 +105,14 @@ class Rollout:
             parsed = self.protocol.parse(completion.text)
             truncated = completion.finish_reason == "length"
             verdict = judge(parsed, self.registry, truncated=truncated, any_call=self.any_call)
-            lenient = lenient_ok(parsed, self.registry)
+            lenient = (not verdict.turn_class and parsed.lenient is parsed.call) or lenient_ok(parsed, self.registry)
         action = events.LlmAction(
             t=self.steps,
             text=completion.text,
+            raw_unknown=completion.raw_unknown,
             finish_reason=completion.finish_reason,
+            seed=self._seed(),
+            served=completion.served and asdict(completion.served),
             prompt_tokens=completion.usage.prompt_tokens,
             completion_tokens=completion.usage.completion_tokens,
             seconds=round(seconds, 4),
@@ -109,19 +122,23 @@ class Rollout:
             error=verdict.error,
             prompt_ids_hash=completion.prompt_ids_hash,
         )
-        self.messages.append(Message("assistant", completion.text))
+        self.messages.append(self.protocol.reply(completion.text))
         return await self._act(action, verdict)
 
+    def _seed(self) -> int:
+        return int(digest([self.seed, self.steps]), 16) % 2**31
+
     async def _query(self, schema: dict[str, object] | None) -> tuple[Completion, float]:
-        seed = int(digest([self.seed, self.steps]), 16) % 2**31
         fresh = [events.WireMessage(**message.to_dict()) for message in self.messages[self.sent :]]
         self.emit(events.LlmRequest(t=self.steps, sent=self.sent, messages=fresh))
         self.sent = len(self.messages) + 1
         asked = time.monotonic()
         with boundary("model"):
-            completion = await self.model.complete(Request(tuple(self.messages), self.sampling, seed, schema))
-        self.prompt_tokens = _sum(self.prompt_tokens, completion.usage.prompt_tokens)
-        self.completion_tokens = _sum(self.completion_tokens, completion.usage.completion_tokens)
+            request = Request(tuple(self.messages), self.sampling, self._seed(), schema, self.tools)
+            completion = await self.model.complete(request)
+        if completion.finish_reason != "context":
+            self.prompt_tokens = _sum(self.prompt_tokens, completion.usage.prompt_tokens)
+            self.completion_tokens = _sum(self.completion_tokens, completion.usage.completion_tokens)
         return completion, time.monotonic() - asked
 
     async def _act(self, action: events.LlmAction, verdict: Verdict) -> str | None:
@@ -147,8 +164,13 @@ class Rollout:
 
     async def _execute(self, action: events.LlmAction, call: ToolCall) -> str | None:
         turn = action.t
-        with boundary("tool"):
-            result = await asyncio.to_thread(self.registry.execute, call, self.root, self.limits.observation_chars)
+        try:
+            with boundary("tool"):
+                result = await in_thread(self.registry.execute, call, self.root, self.limits.observation_chars)
+        except InfraError as failure:
+            action.turn_class, action.error = "infra_error", failure.cause
+            self.emit(action)
+            raise
         action.turn_class = executed(result)
         action.error = "" if result.ok else result.output
         self.emit(action)
@@ -158,7 +180,7 @@ class Rollout:
             self._observe(f"error {result.code}: {result.output}", bad=True)
             return None
         text = result.output
-        if call.name == "write_file" and self.limits.tests == "on_write":
+        if self.registry.specs[call.name].writes and self.limits.tests == "on_write":
             tests = await self._show_tests("write")
             text += f"\n[tests] {tests.output}"
             if self.limits.stop_on_pass and tests.outcome == "passed":
@@ -174,10 +196,20 @@ class Rollout:
         return tests
 
     def _observe(self, text: str, *, bad: bool = False) -> None:
-        """Answer the turn. A lone surrogate, which no tokenizer takes, becomes a question mark."""
+        """Answer the last turn. A lone surrogate, which no tokenizer takes, becomes a question mark."""
         self.bad_in_row = self.bad_in_row + 1 if bad else 0
-        self.messages.append(self.protocol.observation(text.encode(errors="replace").decode()))
+        self.messages += self.protocol.observe(self.messages[-1], text.encode(errors="replace").decode())
 
 
 def _sum(total: int | None, more: int | None) -> int | None:
     return None if total is None or more is None else total + more
+
+
+async def in_thread(work: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
+    """Do blocking work in one of THREADS threads, so that no other rollout waits for it."""
+    return await asyncio.get_running_loop().run_in_executor(_threads(), partial(work, *args, **kwargs))
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(THREADS, thread_name_prefix="rollout")

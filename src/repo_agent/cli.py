@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from repo_agent.errors import InfraError, UserError
+from repo_agent.cli_agents import add_to
+from repo_agent.errors import InfraError, Stopped, UserError
 
 app = typer.Typer(
     name="repo-agent",
@@ -24,17 +25,19 @@ app = typer.Typer(
 )
 suite_app = typer.Typer(help="List, show, validate and split task suites.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(suite_app, name="suite")
+add_to(app)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-SuiteArg = Annotated[str, typer.Argument(help="micro[=SEED], bundled or quixbugs=PATH.")]
-SuiteOpt = Annotated[str, typer.Option("--suite", help="micro[=SEED], bundled or quixbugs=PATH.")]
+SUITE = "micro[=SEED], bundled, quixbugs=PATH, humanevalfix=PATH, or a suite file (.toml, .json)."
+SuiteArg = Annotated[str, typer.Argument(help=SUITE)]
+SuiteOpt = Annotated[str, typer.Option("--suite", help=SUITE)]
 HeldOut = Annotated[int | None, typer.Option(help="Groups to hold out; default three eighths, rounded up.")]
-Tools = Annotated[Path | None, typer.Option("--tools", help="OpenAI tool schemas (JSON) of another agent.")]
+Tools = Annotated[str | None, typer.Option("--tools", help="Your tools: a .py file, a module, or schema.json.")]
+Traces = Annotated[list[Path], typer.Argument(help="Runs, folders or trace files.")]
 Unsafe = Annotated[bool, typer.Option("--unsafe-local", help="Run model-written code without containment.")]
-
-
-STOPPED = 130
-"""The exit code of a command that Ctrl-C ended."""
+IsolatedIo = Annotated[bool, typer.Option("--isolated-io", help="Judge JSON cases outside of the tested process.")]
+STOPPED = 130  # the exit code of a command that Ctrl-C ended
+KEPT = "finished rollouts are kept, and the same command goes on from here"
 
 
 def main() -> None:
@@ -45,9 +48,11 @@ def main() -> None:
         sys.exit(_complain(str(error), 2))
     except InfraError as error:
         sys.exit(_complain(f"{error}\nNothing finished is lost: the same command goes on from here.", 1))
-    except SystemExit as stop:
-        if stop.code == STOPPED:
-            _complain("stopped; finished rollouts are kept, and the same command goes on from here", STOPPED)
+    except Stopped as stop:
+        sys.exit(_complain(f"{stop}; {KEPT}", stop.code))
+    except SystemExit as end:
+        if end.code == STOPPED:
+            _complain(f"stopped; {KEPT}", STOPPED)
         raise
 
 
@@ -79,19 +84,20 @@ def suite_validate(
     suite: SuiteArg,
     jobs: Annotated[int, typer.Option(help="Test runs at once.", min=1)] = 2,
     unsafe_local: Unsafe = False,
+    isolated_io: IsolatedIo = False,
     as_json: Json = False,
 ) -> None:
     """Check every task without a model: its fix must pass its tests, and untouched it must fail them."""
     import asyncio
     from dataclasses import asdict
 
-    from repo_agent.sandbox.isolate import probe
+    from repo_agent.sandbox.canary import choose
     from repo_agent.tasks import load_suite
     from repo_agent.tasks.validate import validate
 
     loaded = load_suite(suite)
     with _show(as_json).bar("grading") as bar:
-        result = asdict(asyncio.run(validate(loaded, probe(unsafe_local), jobs, bar.count)))
+        result = asdict(asyncio.run(validate(loaded, choose(unsafe_local), jobs, bar.count, isolated_io)))
     _print(as_json, result, lambda show: show.validation(result))
     if result["odd"]:
         raise typer.Exit(1)
@@ -111,10 +117,10 @@ def suite_split(suite: SuiteArg, held_out: HeldOut = None, as_json: Json = False
 def eval_(
     suite: SuiteOpt,
     split: Annotated[str, typer.Option(help="Which tasks: train, held-out or all.")],
-    model: Annotated[str, typer.Option(help="local:NAME-OR-PATH[+ADAPTER], openai:NAME@BASE_URL, or oracle.")],
+    model: Annotated[str, typer.Option(help="local:BASE[+ADAPTER], openai:NAME[@BASE_URL], together:NAME, or oracle.")],
     out: Annotated[Path, typer.Option(help="Run directory; an unfinished one with the same settings goes on.")],
     held_out: HeldOut = None,
-    protocol: Annotated[str, typer.Option(help="How a call looks on the wire.")] = "json",
+    protocol: Annotated[str, typer.Option(help="How a call looks on the wire: json, hermes, native.")] = "json",
     constrain: Annotated[bool, typer.Option("--constrain", help="Schema-constrained decoding.")] = False,
     rollouts: Annotated[int, typer.Option(help="Rollouts of each task.", min=1)] = 1,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.", min=0, max=5)] = 0.7,
@@ -123,11 +129,15 @@ def eval_(
     jobs: Annotated[int, typer.Option(help="Rollouts at once.", min=1)] = 8,
     max_steps: Annotated[int, typer.Option(help="Turns of one rollout.", min=1)] = 16,
     max_bad_turns: Annotated[int, typer.Option(help="Bad turns in a row that end a rollout.", min=1)] = 4,
-    tests: Annotated[
-        str, typer.Option(help="When the model sees test results: on_write, on_final, never.")
-    ] = "on_write",
+    tests: Annotated[str, typer.Option(help="The model sees test results on_write, on_final or never.")] = "on_write",
     stop_on_pass: Annotated[bool, typer.Option("--stop-on-pass", help="End a rollout when its tests pass.")] = False,
     unsafe_local: Unsafe = False,
+    isolated_io: IsolatedIo = False,
+    tools: Annotated[str | None, typer.Option(help="Your own tools: a .py file or a module; runs in here.")] = None,
+    budget_usd: Annotated[float | None, typer.Option(help="Stop before this is exceeded; resumed runs count.")] = None,
+    budget_tokens: Annotated[int | None, typer.Option(help="The same in tokens, prompts and replies.")] = None,
+    price_in: Annotated[float | None, typer.Option(help="USD per million prompt tokens.", min=0)] = None,
+    price_out: Annotated[float | None, typer.Option(help="USD per million reply tokens.", min=0)] = None,
     as_json: Json = False,
 ) -> None:
     """Play live rollouts of one model over one side of a suite, into a run directory of traces.
@@ -136,23 +146,22 @@ def eval_(
 
     repo-agent eval --suite micro --split train --model oracle --rollouts 3 --out runs/teacher
     """
+    given = {name: value for name, value in locals().items() if name != "as_json"}
     from repo_agent.evaluate.live import EvalOptions, run_eval
 
-    options = EvalOptions(
-        suite=suite, split=split, model=model, out=out, held_out=held_out, protocol=protocol, constrain=constrain,
-        rollouts=rollouts, temperature=temperature, max_tokens=max_tokens, seed=seed, jobs=jobs, max_steps=max_steps,
-        max_bad_turns=max_bad_turns, tests=tests, stop_on_pass=stop_on_pass, unsafe_local=unsafe_local,
-    )  # fmt: skip
-    with _show(as_json).bar(str(out)) as bar:
-        result = run_eval(options, bar.start, bar.end)
+    with _show(as_json).rollouts(str(out)) as progress:
+        result = run_eval(EvalOptions(**given), progress)
     _print(as_json, result, lambda show: show.run(out, result))
+    if result["stopped"]:
+        raise Stopped(f"{result['stopped']['reason']}; {result['owed']} rollouts are owed", result["stopped"]["code"])
     if result["owed"]:
-        raise InfraError("eval", f"{result['owed']} rollouts are owed; see {out / 'errors'}")
+        why = f" ({result['elsewhere']} claimed by another process)" if result["elsewhere"] else ""
+        why += f"; the last error: {progress.last_error}" if progress.last_error else ""
+        raise InfraError("eval", f"{result['owed']} rollouts are owed{why}; see {out / 'errors'}")
 
 
 @app.command()
-def inventory(paths: Annotated[list[Path], typer.Argument(help="Runs, folders or trace files.")], tools: Tools = None,
-              as_json: Json = False) -> None:  # fmt: skip
+def inventory(paths: Traces, tools: Tools = None, as_json: Json = False) -> None:
     """What a pile of traces holds: runs, passes, turns by class, and how many rows would pass the gates."""
     from repo_agent.data.inventory import inventory as count
 
@@ -162,7 +171,7 @@ def inventory(paths: Annotated[list[Path], typer.Argument(help="Runs, folders or
 
 @app.command()
 def build(
-    paths: Annotated[list[Path], typer.Argument(help="Runs, folders or trace files.")],
+    paths: Traces,
     out: Annotated[Path, typer.Option(help="New dataset directory.")],
     suite: Annotated[str | None, typer.Option(help="Take the split from this suite, not from the runs.")] = None,
     tools: Tools = None,
@@ -179,11 +188,14 @@ def build(
     repo-agent build runs/teacher --out datasets/first
     """
     from repo_agent.data.build import build as make
+    from repo_agent.evaluate.duplicates import NO_SPLIT, near_duplicates
     from repo_agent.tasks import load_suite
 
-    side = load_suite(suite).split() if suite else None
+    loaded = load_suite(suite) if suite else None
+    side = loaded.split() if loaded else None
+    near = NO_SPLIT if no_split else near_duplicates(paths, loaded)
     result = make(paths, out, suite_split=side, tools=tools, rerender=rerender, no_split=no_split,
-                  tokenizer=tokenizer, max_length=max_length)  # fmt: skip
+                  tokenizer=tokenizer, max_length=max_length, near=near)  # fmt: skip
     _print(as_json, result, lambda show: show.dataset(out, result))
 
 

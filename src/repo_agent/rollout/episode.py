@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
 
-from repo_agent.agent import Limits, Rollout
-from repo_agent.errors import InfraError, boundary
+from repo_agent.agent import Limits, Rollout, in_thread
+from repo_agent.errors import InfraError, Stopped, StoreError, boundary
 from repo_agent.messages import digest
 from repo_agent.models import Model, Sampling
+from repo_agent.models.prices import Prices
 from repo_agent.protocols import Protocol
-from repo_agent.sandbox.grade import grade
+from repo_agent.sandbox.grade import TestJob, grade
 from repo_agent.sandbox.isolate import Isolation
 from repo_agent.sandbox.results import Grade
 from repo_agent.sandbox.workspace import Workspace
 from repo_agent.tasks import test_job
-from repo_agent.tasks.task import Task
+from repo_agent.tasks.similar import verbatim
+from repo_agent.tasks.task import Task, may_write
+from repo_agent.tools.files import read_only
 from repo_agent.tools.registry import Registry
 from repo_agent.traces import events
 from repo_agent.traces.store import TraceWriter
+
+_HAVE_RESULTS = ("ok", "exec_error")
+"""Turn classes of calls that ran."""
+OnEvent = Callable[[events.Event], None]
+Grader = Callable[[Path, TestJob, Isolation], Awaitable[Grade]]
 
 
 @dataclass(frozen=True)
@@ -35,72 +47,154 @@ class Setting:
     seed: int
     constrain: bool
     isolation: Isolation
+    constraint: str | None = None
+    """How the model holds replies to the schema, where `constrain` is on."""
+    isolated_io: bool = False
+    """Compare results outside of the tested code's process, where a task has cases."""
+    prices: Prices | None = None
+    grade: Grader = grade
+    """What runs the tests; a benchmark of the loop alone puts something idle here."""
 
     def rollout_seed(self, task: Task, number: int) -> int:
         """The same for every arm: it depends on the run's seed, the task and the rollout's number alone."""
         return int(digest([self.seed, task.id, number]), 16) % 2**31
 
 
-async def play(task: Task, number: int, model: Model, setting: Setting, writer: TraceWriter) -> events.RunEnd:
-    """Play one rollout into its trace; a failure of ours goes to errors/ and is owed again.
+async def play(
+    task: Task, number: int, model: Model, setting: Setting, writer: TraceWriter, watch: OnEvent | None = None
+) -> events.RunEnd:
+    """Play one rollout into its trace; one that a failure of ours or a stop ended goes to errors/, and is owed again.
 
-    The returned event tells how it ended; `ended == "error"` is ours.
+    The returned event tells how it ended; `ended` is "error" for ours, "stopped" for a stop. `watch` sees every event.
+    Raises StoreError where the trace cannot be written.
     """
-    started = time.monotonic()
-    seed = setting.rollout_seed(task, number)
-    writer.emit(_start(task, number, setting, seed))
-    with Workspace(task.files) as workspace:
-        tests = _Tests(task, workspace, setting.isolation)
-        rollout = Rollout(
-            model=model,
-            protocol=setting.protocol,
-            registry=setting.registry,
-            root=workspace.root,
-            run_tests=tests.run,
-            emit=writer.emit,
-            sampling=setting.sampling,
-            seed=seed,
-            limits=setting.limits,
-            constrain=setting.constrain,
-        )
-        passed, error = None, ""
-        try:
+    started, seed = time.monotonic(), setting.rollout_seed(task, number)
+    held: list[events.Event] = []
+
+    def emit(event: events.Event) -> None:
+        """A request, and a reply whose result follows at once, are written together with the next event."""
+        held.append(event)
+        if not isinstance(event, events.LlmRequest) and getattr(event, "turn_class", "") not in _HAVE_RESULTS:
+            writer.emit(*held)
+            held.clear()
+        if watch:
+            watch(event)
+
+    try:
+        emit(_start(task, number, setting, seed))
+        rollout, outcome = await _played(task, model, setting, seed, emit)
+        end = _end(rollout, outcome, setting, time.monotonic() - started)
+        emit(end)
+        await in_thread(_put_away, writer, end)
+        return end
+    finally:
+        writer.close()
+
+
+@dataclass
+class _Outcome:
+    ended: str = "error"
+    passed: bool | None = None
+    verbatim: bool | None = None
+    error: str = ""
+
+
+async def _played(
+    task: Task, model: Model, setting: Setting, seed: int, emit: Callable[[events.Event], None]
+) -> tuple[Rollout | None, _Outcome]:
+    """The rollout at its end, None where its workspace could not be made, and what came of it."""
+    outcome, rollout = _Outcome(), None
+    try:
+        async with _workspace(task) as workspace:
+            tests = _Tests(task, workspace, setting)
+            rollout = Rollout(
+                model=model,
+                protocol=setting.protocol,
+                registry=_registry(task, setting),
+                root=workspace.root,
+                run_tests=tests.run,
+                emit=emit,
+                sampling=setting.sampling,
+                seed=seed,
+                limits=setting.limits,
+                constrain=setting.constrain,
+            )
             ended = await rollout.run(task.goal)
             with boundary("grade"):
                 verdict = await tests.run("grade")
-            writer.emit(verdict)
-            passed = verdict.outcome == "passed"
-        except InfraError as failure:
-            ended, error = "error", str(failure)
-    end = events.RunEnd(
-        ended=ended,
-        passed=passed,
-        steps=rollout.steps,
-        prompt_tokens=rollout.prompt_tokens,
-        completion_tokens=rollout.completion_tokens,
-        seconds=round(time.monotonic() - started, 3),
-        error=error,
+            emit(verdict)
+            outcome = _Outcome(ended, verdict.outcome == "passed", tests.verbatim)
+    except Stopped as stop:
+        outcome = _Outcome("stopped", error=stop.reason)
+    except StoreError:
+        raise
+    except InfraError as failure:
+        outcome = _Outcome("error", error=str(failure))
+    return rollout, outcome
+
+
+@asynccontextmanager
+async def _workspace(task: Task) -> AsyncIterator[Workspace]:
+    """A workspace that is made and cleared away without holding up other rollouts."""
+    workspace = Workspace(task.files)
+    with boundary("workspace"):
+        await in_thread(workspace.__enter__)
+    try:
+        yield workspace
+    finally:
+        await in_thread(workspace.__exit__, None, None, None)
+
+
+def _end(rollout: Rollout | None, outcome: _Outcome, setting: Setting, seconds: float) -> events.RunEnd:
+    prompt, completion = (rollout.prompt_tokens, rollout.completion_tokens) if rollout else (0, 0)
+    known = setting.prices and prompt is not None and completion is not None
+    return events.RunEnd(
+        ended=outcome.ended,
+        passed=outcome.passed,
+        steps=rollout.steps if rollout else 0,
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        seconds=round(seconds, 3),
+        error=outcome.error,
+        verbatim=outcome.verbatim,
+        cost_usd=setting.prices.cost(prompt or 0, completion or 0) if known and setting.prices else None,
     )
-    writer.emit(end)
-    if ended == "error":
+
+
+def _put_away(writer: TraceWriter, end: events.RunEnd) -> None:
+    if end.ended not in ("error", "stopped"):
+        writer.commit()
+    elif end.ended == "error" or end.steps:
         writer.fail()
     else:
-        writer.commit()
-    return end
+        writer.drop()
+
+
+def _registry(task: Task, setting: Setting) -> Registry:
+    """The run's tools; where the task says what may be written, write_file refuses the rest."""
+    if not task.writable:
+        return setting.registry
+    return read_only(setting.registry, partial(may_write, patterns=task.writable), ", ".join(task.writable))
 
 
 class _Tests:
     """Runs a task's tests on the workspace as it is; an unchanged workspace is not run twice."""
 
-    def __init__(self, task: Task, workspace: Workspace, isolation: Isolation) -> None:
-        self._job, self._workspace, self._isolation = test_job(task), workspace, isolation
+    def __init__(self, task: Task, workspace: Workspace, setting: Setting) -> None:
+        self._task, self._workspace, self._setting = task, workspace, setting
         self._last: tuple[str, Grade] | None = None
+        self.verbatim: bool | None = None
+        """As of the last run."""
 
     async def run(self, when: events.When) -> events.Tests:
-        state = self._workspace.digest()
+        state, job = await in_thread(self._state)
         if self._last is None or self._last[0] != state:
-            self._last = state, await grade(self._workspace.root, self._job, self._isolation)
+            self._last = state, await self._setting.grade(self._workspace.root, job, self._setting.isolation)
         return events.Tests(when=when, **asdict(self._last[1]))
+
+    def _state(self) -> tuple[str, TestJob]:
+        self.verbatim = verbatim(self._task, self._workspace.root)
+        return self._workspace.digest(), test_job(self._task, self._setting.isolated_io)
 
 
 def _start(task: Task, number: int, setting: Setting, seed: int) -> events.RunStart:
@@ -118,4 +212,5 @@ def _start(task: Task, number: int, setting: Setting, seed: int) -> events.RunSt
         sampling=asdict(setting.sampling),
         seed=seed,
         isolation=setting.isolation.name,
+        constraint=setting.constraint,
     )

@@ -16,11 +16,15 @@ from repo_agent.errors import UserError
 from repo_agent.messages import ToolCall
 from repo_agent.models.scripted import Scripted
 from repo_agent.protocols import Protocol
-from repo_agent.tasks.task import Task
+from repo_agent.tasks.task import Task, as_text
+from repo_agent.tools.files import default_registry
+from repo_agent.tools.registry import Registry
 
-SLIP_RATE = 0.15
+SLIP_RATE = 0.3
 """The share of rollouts that hold a slip."""
 READ_TEST_RATE = 0.25
+FOLDER_SHARE = 0.6
+"""Of the slips on a read_file: the right file name in no folder, or in another one."""
 
 
 def oracle(task: Task, protocol: Protocol, seed: int) -> Scripted:
@@ -30,8 +34,19 @@ def oracle(task: Task, protocol: Protocol, seed: int) -> Scripted:
     replies = [protocol.render_call(call) for call in calls]
     if rng.random() < SLIP_RATE:
         at = rng.randrange(len(calls))
-        replies.insert(at, slip(calls[at], protocol, rng))
+        replies.insert(at, slip(calls[at], _folders(task), protocol, rng))
     return Scripted([*replies, protocol.render_final(summary(task))], name="oracle")
+
+
+def playable(registry: Registry) -> None:
+    """Raise UserError where these tools lack one that the oracle plays, or take other arguments for it."""
+    own = {spec.name: spec.parameters for spec in registry.specs.values()}
+    lacking = [spec.name for spec in default_registry().specs.values() if own.get(spec.name) != spec.parameters]
+    if lacking:
+        what = (
+            f"the oracle plays a fix with our four tools; here {', '.join(lacking)} is missing or takes other arguments"
+        )
+        raise UserError(what, "--tools", "Take a model as the teacher, or list our tools among yours")
 
 
 def plan(task: Task, rng: random.Random) -> list[ToolCall]:
@@ -54,19 +69,27 @@ def summary(task: Task) -> str:
     return f"Fixed {', '.join(sorted(task.fix or {}))}."
 
 
-def slip(call: ToolCall, protocol: Protocol, rng: random.Random) -> str:
+def slip(call: ToolCall, folders: list[str], protocol: Protocol, rng: random.Random) -> str:
     """A malformed or failing version of a call, as the assistant's text; the loop answers it with an error."""
     args = dict(call.args)
-    kind = rng.choice(("missing", "missing", "type", "folder", "prose"))
+    if call.name == "read_file" and "/" in args["rel_path"] and rng.random() < FOLDER_SHARE:
+        path = PurePosixPath(args["rel_path"])
+        wrong = PurePosixPath(
+            rng.choice([".", *(folder for folder in folders if folder != str(path.parent))]), path.name
+        )
+        return protocol.render_call(ToolCall(call.name, {**args, "rel_path": str(wrong)}))
+    kind = rng.choice(("missing", "missing", "type", "prose"))
     numbers = [name for name, value in args.items() if isinstance(value, int)]
     if kind == "type" and numbers:
         return protocol.render_call(ToolCall(call.name, {**args, numbers[0]: str(args[numbers[0]])}))
-    if kind == "folder" and call.name == "read_file" and "/" in args["rel_path"]:
-        return protocol.render_call(ToolCall(call.name, {**args, "rel_path": PurePosixPath(args["rel_path"]).name}))
-    if kind == "prose":
+    if kind == "prose" and protocol.name != "native":
         return f"{rng.choice(PROSE)} {protocol.render_call(call)}"
     args.pop(list(args)[-1])
     return protocol.render_call(ToolCall(call.name, args))
+
+
+def _folders(task: Task) -> list[str]:
+    return sorted({str(PurePosixPath(path).parent) for path in task.files} - {"."})
 
 
 PROSE = ("I will do this now.", "Next step:", "Let me look.", "Sure!")
@@ -104,7 +127,7 @@ def _grep(function: str, rng: random.Random) -> ToolCall:
 
 
 def _read(task: Task, path: str, rng: random.Random) -> ToolCall:
-    fitting = [size for size in (1000, 2000, 4000) if size >= len(task.files[path])]
+    fitting = [size for size in (1000, 2000, 4000) if size >= len(as_text(task.files[path]))]
     return ToolCall("read_file", {"rel_path": path, "max_chars": rng.choice(fitting or [20_000])})
 
 
@@ -114,6 +137,6 @@ def _under(path: str, rel_dir: Any) -> bool:
 
 def _functions(task: Task, files: set[str]) -> list[str]:
     """Functions that the goal names and that every one of `files` defines: a grep for one shows them all."""
-    defined = [set(re.findall(r"^def (\w+)", task.files[path], re.MULTILINE)) for path in files]
+    defined = [set(re.findall(r"^def (\w+)", as_text(task.files[path]), re.MULTILINE)) for path in files]
     common = set.intersection(*defined) if defined else set()
     return sorted(name for name in common if re.search(rf"\b{re.escape(name)}\b", task.goal))

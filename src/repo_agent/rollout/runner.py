@@ -1,22 +1,42 @@
-"""Many rollouts into one run directory: concurrency, resume, progress."""
+"""Many rollouts into one run directory: concurrency, resume, stops, and who is told of it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import resource
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from repo_agent.errors import InfraError
+from repo_agent.errors import InfraError, UserError
 from repo_agent.models import Model
 from repo_agent.rollout.episode import Setting, play
+from repo_agent.rollout.meter import Meter, Metered
 from repo_agent.tasks.task import Task
 from repo_agent.traces import events
 from repo_agent.traces.store import RunDir
 
-OnEnd = Callable[[str, int, events.RunEnd], None]
 ModelFor = Callable[[Task, int], Model]
 """The model that plays rollout `number` of a task."""
 MAX_ERRORS_IN_ROW = 5
-"""After so many failures of ours one after another the run stops: something is wrong that retrying will not cure."""
+"""After so many failures of ours one after another, or `jobs` where that is more, the run stops: something is wrong
+that retrying will not cure."""
+FILES_PER_JOB, OTHER_FILES = 4, 256
+"""File descriptors: a trace, a connection and a workspace's file for each rollout; the rest is shared."""
+
+
+class Watch:
+    """Is told how a run goes; this one does nothing about it."""
+
+    def start(self, total: int, done: int, turns: Mapping[str, int], meter: Meter) -> None:
+        """`total` rollouts, `done` of them before, with `turns` of each class."""
+
+    def event(self, event: events.Event) -> None:
+        """Something happened in a rollout."""
+
+    def end(self, task: str, number: int, end: events.RunEnd) -> None:
+        """A rollout ended."""
+
+    def stopping(self) -> None:
+        """Ctrl-C was pressed once."""
 
 
 async def run_rollouts(
@@ -26,29 +46,57 @@ async def run_rollouts(
     setting: Setting,
     run_dir: RunDir,
     jobs: int,
-    on_end: OnEnd = lambda task, number, end: None,
-) -> None:
-    """Play what is owed, `jobs` at a time. What another process has claimed is left to it.
+    meter: Meter | None = None,
+    watch: Watch | None = None,
+) -> list[tuple[str, int]]:
+    """Play what is owed, `jobs` at a time, until the meter says stop. Returns what was left to other processes: they
+    had claimed it, and once more when all else was done.
 
-    Raises InfraError with the last cause when failures of ours come one after another.
+    Raises InfraError with the last cause when failures of ours come one after another, StoreError for a full disk.
     """
-    by_id = {task.id: task for task in tasks}
-    owed = iter(run_dir.owed([(task.id, number) for number in range(rollouts) for task in tasks]))
-    errors_in_row = 0
+    by_id, meter, watch = {task.id: task for task in tasks}, meter or Meter(), watch or Watch()
+    most_errors, errors_in_row = max(MAX_ERRORS_IN_ROW, jobs), 0
+    taken: list[tuple[str, int]] = []
 
-    async def work() -> None:
+    async def work(waiting: Iterator[tuple[str, int]]) -> None:
         nonlocal errors_in_row
-        for task_id, number in owed:
+        for task_id, number in waiting:
+            if meter.stopped:
+                return
             writer = run_dir.claim(task_id, number)
             if writer is None:
+                taken.append((task_id, number))
                 continue
             task = by_id[task_id]
-            end = await play(task, number, model_for(task, number), setting, writer)
+            end = await play(task, number, Metered(model_for(task, number), meter), setting, writer, watch.event)
             errors_in_row = errors_in_row + 1 if end.ended == "error" else 0
-            on_end(task_id, number, end)
-            if errors_in_row >= MAX_ERRORS_IN_ROW:
+            watch.end(task_id, number, end)
+            if errors_in_row >= most_errors:
                 raise InfraError("rollouts", f"{errors_in_row} in a row failed by our error; the last: {end.error}")
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(jobs):
-            group.create_task(work())
+    async def work_off(wanted: list[tuple[str, int]]) -> list[tuple[str, int]]:
+        owed = run_dir.owed(wanted)
+        waiting = iter(owed)
+        taken.clear()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(jobs, len(owed))):
+                group.create_task(work(waiting))
+        return list(taken)
+
+    left = await work_off([(task.id, number) for number in range(rollouts) for task in tasks])
+    return await work_off(left)
+
+
+def allow_files(jobs: int) -> None:
+    """Raise this process's limit on open files to what `jobs` rollouts at once take.
+
+    Raises UserError where the system does not allow so many.
+    """
+    needed = OTHER_FILES + FILES_PER_JOB * jobs
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        if hard != resource.RLIM_INFINITY and hard < needed:
+            most = (hard - OTHER_FILES) // FILES_PER_JOB
+            remedy = f"Give --jobs {most} or fewer" if most > 0 else "Raise the hard limit (ulimit -Hn)"
+            raise UserError(f"{jobs} rollouts at once take {needed} open files, {hard} are allowed", "--jobs", remedy)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

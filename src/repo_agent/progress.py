@@ -1,0 +1,103 @@
+"""The one line that says how a run of rollouts goes: kept up to date in a terminal, else printed now and then."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from repo_agent.rollout.meter import Meter
+from repo_agent.rollout.runner import Watch
+from repo_agent.tools.verdict import UNSCORED
+from repo_agent.traces import events
+
+PLAIN_SECONDS = 10.0
+"""Between two lines where no terminal is there to rewrite one."""
+STOPPING = "stopping: replies under way are waited for, finished rollouts are kept; Ctrl-C again stops at once"
+
+
+class Progress(Watch):
+    """Shows rollouts done, the rate, validity, tokens, cost and the time left. Nothing before the run starts."""
+
+    def __init__(self, console: Console, label: str) -> None:
+        self._console, self._label = console, label
+        self._live: Live | None = None
+        self._total = self._before = self._done = 0
+        self._turns: Counter[str] = Counter()
+        self._ended: Counter[str] = Counter()
+        self._meter: Meter | None = None
+        self.last_error = ""
+        self._began = self._printed = time.monotonic()
+
+    def start(self, total: int, done: int, turns: Mapping[str, int], meter: Meter) -> None:
+        self._total, self._before, self._meter = total, done, meter
+        self._turns.update(turns)
+        self._began = self._printed = time.monotonic()
+        if self._console.is_terminal and not self._console.quiet:
+            live = Live(console=self._console, get_renderable=lambda: Text(self.line()), refresh_per_second=4)
+            live.start()
+            self._live = live
+
+    def event(self, event: events.Event) -> None:
+        if isinstance(event, events.LlmAction):
+            self._turns[event.turn_class] += 1
+            if time.monotonic() - self._printed >= PLAIN_SECONDS:
+                self._print()
+
+    def end(self, task: str, number: int, end: events.RunEnd) -> None:
+        outcome = {"error": "errors", "stopped": "stopped"}.get(end.ended) or ("passed" if end.passed else "failed")
+        self._ended[outcome] += 1
+        self.last_error = end.error if end.ended == "error" else self.last_error
+        self._done += end.ended not in ("error", "stopped")
+
+    def stopping(self) -> None:
+        self._console.print(STOPPING)
+
+    def close(self) -> None:
+        """Leave the last line standing."""
+        if self._live:
+            self._live.stop()
+        elif self._meter and self._total:
+            self._print()
+
+    def line(self) -> str:
+        """The state in one line."""
+        seconds, finished = time.monotonic() - self._began, self._before + self._done
+        parts = [f"{self._label}: {finished}/{self._total}"]
+        parts += [f"{count} {outcome}" for outcome, count in sorted(self._ended.items())]
+        if self._done:
+            parts.append(f"{60 * self._done / seconds:.1f}/min")
+        scored = sum(count for name, count in self._turns.items() if name not in UNSCORED)
+        if scored:
+            parts.append(f"valid {self._turns['ok'] / scored:.1%}")
+        if self._meter and self._meter.tokens is not None:
+            parts.append(f"{short(self._meter.tokens)} tokens")
+        if self._meter and self._meter.usd is not None:
+            parts.append(f"${self._meter.usd:.4g}")
+        if self._done and finished < self._total:
+            parts.append(f"ETA {clock((self._total - finished) * seconds / self._done)}")
+        return "  ".join(parts)
+
+    def _print(self) -> None:
+        self._printed = time.monotonic()
+        if not self._live:
+            self._console.print(Text(self.line()), soft_wrap=True)
+
+
+def short(count: int) -> str:
+    """A count in three digits or so: 950, 12.3k, 4.56M."""
+    for size, letter in ((1_000_000, "M"), (1_000, "k")):
+        if count >= size:
+            return f"{count / size:.3g}{letter}"
+    return str(count)
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
