@@ -18,9 +18,10 @@ from repo_agent.messages import Message, ToolCall
 from repo_agent.models import Completion, Request, Sampling
 from repo_agent.protocols import PROTOCOLS, Protocol
 from repo_agent.rollout.oracle import PROSE, plan, summary
+from repo_agent.sandbox.workspace import put_files
 from repo_agent.tasks.micro import make_task
 from repo_agent.tasks.names import NamePool
-from repo_agent.tasks.task import Task
+from repo_agent.tasks.task import Task, as_text
 from repo_agent.tools.files import default_registry
 from repo_agent.traces import events
 
@@ -102,7 +103,7 @@ class SloppyTeacher:
 
     def _spoilt(self, args: dict[str, str]) -> str:
         """The file as it was, or with a wrong word: a write that the tests refuse."""
-        before, after = self._task.files[args["rel_path"]], args["content"]
+        before, after = as_text(self._task.files[args["rel_path"]]), args["content"]
         if self._rng.random() < 0.5:
             return before
         words = sorted(set(re.findall(r"[a-z_]{2,}", after)))
@@ -113,7 +114,7 @@ class SloppyTeacher:
 def simulated_tests(task: Task, root: Path, when: events.When) -> events.Tests:
     """What the grader says of a micro task's workspace, worked out without a process."""
     headline, failures, test_path = "1 passed", [], task.tests[0]
-    text = task.files[test_path]
+    text = as_text(task.files[test_path])
     module = "/".join(text.split(" ")[1].split(".")) + ".py"
     name = re.findall(r"^def (\w+)", text, re.MULTILINE)[0]
     calls = re.findall(r"^    assert (\w+)(\(.*\)) == (.*)$", text, re.MULTILINE)
@@ -149,9 +150,7 @@ def transcript(seed: int) -> list[Message]:
     shm = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=shm if shm.is_dir() else None) as folder:
         root = Path(folder)
-        for path, text in task.files.items():
-            (root / path).parent.mkdir(parents=True, exist_ok=True)
-            (root / path).write_text(text)
+        put_files(root, task.files)
 
         async def run_tests(when: events.When) -> events.Tests:
             return simulated_tests(task, root, when)

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-TEACHER_ROLLOUTS = 3
+TEACHER_ROLLOUTS = 5
 ROLLOUTS = 3
 JOBS = 24
-EPOCHS, LR = 3, 2e-3
+EPOCHS, LR = 5, 2e-3
 """A tiny model wants a far larger rate than a 7B."""
 
 

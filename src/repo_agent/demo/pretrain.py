@@ -1,6 +1,6 @@
 """The recipe of the tiny base model, from nothing to the folder that the package ships.
 
-    python -m repo_agent.demo.pretrain --out src/repo_agent/demo/tiny --minutes 45
+    python -m repo_agent.demo.pretrain --out src/repo_agent/demo/tiny
 
 Stage 1 trains on random tokens that repeat, so that copying appears. Stage 2 trains on fresh transcripts of the sloppy
 teacher (`corpus.py`), loss on assistant turns alone. The model is Qwen2's architecture at about half a million
@@ -28,6 +28,8 @@ MAX_ROW = 1400
 """Longer transcripts are left out of pre-training."""
 SYSTEM_SHARE = 0.4
 """Share of transcripts that keep the system prompt: it is always the same, and it costs a quarter of the tokens."""
+TOKENS = 60.0
+"""Millions, padding included: just under an hour of two cores."""
 STAGE_1_SHARE = 0.06
 PEAK_LR = 3e-3
 
@@ -36,30 +38,24 @@ Row = tuple[list[int], list[int]]
 
 def main() -> None:
     import torch
-    from transformers import AutoTokenizer, Qwen2ForCausalLM
 
     parser = argparse.ArgumentParser(description="Make the tiny base model.")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=45.0)
+    parser.add_argument("--tokens", type=float, default=TOKENS, help="Millions of tokens to train on.")
     parser.add_argument("--batch", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--start", type=Path, help="Go on from this folder's weights and tokenizer.")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.manual_seed(options.seed)
     torch.set_num_threads(options.threads)
-    if options.start:
-        tokenizer = AutoTokenizer.from_pretrained(options.start)
-        model = Qwen2ForCausalLM.from_pretrained(options.start)
-    else:
-        tokenizer = build_tokenizer(_plain(transcript(-1 - number)) for number in range(TOKENIZER_TEXTS))
-        model = _new_model(len(tokenizer))
+    tokenizer = build_tokenizer(_plain(transcript(-1 - number)) for number in range(TOKENIZER_TEXTS))
+    model = _new_model(len(tokenizer))
     tokenizer.save_pretrained(options.out)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens", flush=True)
+    budget = int(options.tokens * 1e6)
     rows = _fresh_rows(str(options.out), options.seed)
-    repeats = 0.0 if options.start else options.minutes * 60 * STAGE_1_SHARE
-    stages = _stages(len(tokenizer), rows, options.batch, repeats, options.seed)
-    _train(model, stages, options.minutes * 60, PEAK_LR * (0.6 if options.start else 1.0))
+    stages = _stages(len(tokenizer), rows, options.batch, int(budget * STAGE_1_SHARE), options.seed)
+    _train(model, stages, budget)
     model.save_pretrained(options.out)
 
 
@@ -129,11 +125,13 @@ def _bounded(pool: Any, jobs: Iterator[tuple[str, int]]) -> Iterator[Row | None]
         yield from pending.pop(0).get()
 
 
-def _stages(vocabulary: int, rows: Iterator[Row], batch: int, seconds: float, seed: int) -> Iterator[Any]:
-    """Batches: repeats for the first seconds, then transcripts, similar lengths together."""
-    rng, started = random.Random(seed), time.monotonic()
-    while time.monotonic() - started < seconds:
-        yield _repeats(vocabulary, rng)
+def _stages(vocabulary: int, rows: Iterator[Row], batch: int, repeats: int, seed: int) -> Iterator[Any]:
+    """Batches: `repeats` tokens of repeats, then transcripts, similar lengths together."""
+    rng = random.Random(seed)
+    while repeats > 0:
+        ids, labels = _repeats(vocabulary, rng)
+        repeats -= ids.numel()
+        yield ids, labels
     while True:
         window = sorted((next(rows) for _ in range(batch * 16)), key=lambda row: len(row[0]))
         groups = [window[at : at + batch] for at in range(0, len(window), batch)]
@@ -161,17 +159,17 @@ def _padded(rows: list[Row]) -> Any:
     return ids, labels
 
 
-def _train(model: Any, batches: Iterator[Any], seconds: float, peak: float) -> None:
+def _train(model: Any, batches: Iterator[Any], budget: int) -> None:
     import torch
 
     decayed = [p for p in model.parameters() if p.dim() > 1]
     plain = [p for p in model.parameters() if p.dim() <= 1]
     groups = [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(groups, lr=PEAK_LR, betas=(0.9, 0.98))
     started, step, losses, tokens = time.monotonic(), 0, [], 0
-    while (progress := (time.monotonic() - started) / seconds) < 1:
+    while (progress := tokens / budget) < 1:
         for group in optimizer.param_groups:
-            group["lr"] = peak * min(1.0, (step + 1) / 50, (1 - progress) / 0.7)
+            group["lr"] = PEAK_LR * min(1.0, (step + 1) / 50, (1 - progress) / 0.7)
         ids, labels = next(batches)
         # Padding stands on the right and carries no loss, so plain causal attention needs no mask.
         loss = model(input_ids=ids, labels=labels).loss
