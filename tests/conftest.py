@@ -85,11 +85,13 @@ Play = Callable[..., Listening]
 def play(tmp_path: Path) -> Play:
     """Play replies through the real loop over a small workspace; the trace lands in the run directory, whole."""
 
-    def go(run: RunDir, task: str, replies: Sequence[str], k: int = 0, passed: bool = True) -> Listening:
+    def go(
+        run: RunDir, task: str, replies: Sequence[str], k: int = 0, passed: bool = True, wire: str = "json"
+    ) -> Listening:
         root = tmp_path / f"workspace-{len(list(tmp_path.iterdir()))}"
         (root / "src").mkdir(parents=True)
         (root / "src/app.py").write_text("def total(values):\n    return 0\n")
-        registry, protocol, model = default_registry(), protocol_named("json"), Listening(replies)
+        registry, protocol, model = default_registry(), protocol_named(wire), Listening(replies)
         writer = run.claim(task, k)
         assert writer is not None
         system = protocol.describe(registry)

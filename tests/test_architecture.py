@@ -29,7 +29,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "train": {"data", "chat"},
     "evaluate": {"rollout", "agent", "tasks", "sandbox", "models", "tools", "protocols", "traces", "data", "train"},
     "report": {"traces", "evaluate", "data", "tools"},
-    "show": {"traces", "tools"},
+    "record": {"tools", "protocols", "traces"},
+    "view": {"traces"},
+    "progress": {"rollout", "tools", "traces"},
+    "show": {"progress", "traces", "tools", "view"},
+    "cli_agents": {"record", "show"},
 }
 HEAVY = {"torch", "transformers", "peft", "trl", "ray", "together", "datasets", "matplotlib", "scipy", "openai"}
 
@@ -96,7 +100,7 @@ def test_help_loads_nothing_heavy(code: str) -> None:
     script = f"import sys\ntry:\n    {code}\nexcept SystemExit: pass\nprint('\\nLOADED', *sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.rsplit("LOADED", 1)[1].split())
-    assert loaded & (HEAVY | {"pydantic", "rich", "jsonschema", "pytest", "numpy"}) == set()
+    assert loaded & (HEAVY | {"pydantic", "rich", "jsonschema", "pytest", "numpy", "aiohttp"}) == set()
 
 
 def test_the_table_names_every_room() -> None:

@@ -325,7 +325,7 @@ def test_better_names_its_numbers_and_the_json_has_its_keys(tmp_path: Path) -> N
     printed = json.loads(json.dumps(comparison.to_json(), allow_nan=False))
     assert set(printed) == {"arms", "pairs", "verdict"}
     keys = {"name", "validity", "ladder", "lenient", "classes", "pass_rate", "mean_calls", "mean_steps"}
-    assert set(printed["arms"][0]) == keys | {"tasks", "rollouts", "owed", "leaked_tasks"}
+    assert set(printed["arms"][0]) == keys | {"tasks", "rollouts", "owed", "leaked_tasks", "verbatim", "isolation"}
     assert list(printed["arms"][0]["ladder"]) == list(LADDER)
     assert (printed["arms"][0]["tasks"], printed["arms"][0]["rollouts"], printed["arms"][0]["owed"]) == (9, 18, 0)
     assert set(printed["pairs"][0]) == {"a", "b", "metric", "difference", "interval", "p"}

@@ -36,7 +36,7 @@ def trajectory(number: int, turns: int = 4, dropped: int | None = None) -> list[
         said = Message("assistant", wire.render_call(call))
         if turn != dropped:
             steps.append(step_of(f"{number}", turn, tuple(talk), said, call, turn == turns - 1))
-        talk += [said, wire.observation(f"def f():\n    return {rng.random()}")]
+        talk += [said, *wire.observe(said, f"def f():\n    return {rng.random()}")]
     return steps
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from repo_agent.data.merge import Trajectory, merge
 from repo_agent.data.parity import check
 from repo_agent.data.steps import Step, candidates, scrub
 from repo_agent.errors import InfraError, UserError
-from repo_agent.tools.registry import Registry
+from repo_agent.tools.own import load_tools
 from repo_agent.traces.read import Trace, read_traces, run_folder
 
 _FOLDERS = re.compile(r"(?<![\w/.])(?:~|\.\.?)?/(?!/)[^\s+@=]*/")
@@ -34,29 +34,35 @@ def build(
     out: Path,
     *,
     suite_split: TaskSplit | None = None,
-    tools: Path | None = None,
+    tools: str | Path | None = None,
     rerender: bool = False,
     no_split: bool = False,
     tokenizer: str = "tiny",
     max_length: int = MAX_LENGTH,
+    near: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write the dataset `out` from the traces under `paths`; returns its counts.
 
-    `tools`: a file of OpenAI schemas to judge by. `rerender`: put another agent's traces into our protocol.
-    `max_length`: tokens of `tokenizer`. Raises UserError for bad input, an `out` that exists, or when no row is left
-    (the message holds the funnel); then nothing is written.
+    `tools`: a module of tools or a file of OpenAI schemas, to judge by. `rerender`: put another agent's traces into our
+    protocol. `max_length`: tokens of `tokenizer`. `near`: what was found of near-duplicate programs across the split
+    (see `evaluate.duplicates`); None: not checked, and the card says so.
+
+    Raises UserError for bad input, an `out` that exists, or when no row is left (the message holds the funnel); then
+    nothing is written.
     """
     if out.exists():
         raise UserError("exists already", str(out), "Choose another --out, or remove it")
-    registry = Registry.load(tools) if tools else None
+    registry = load_tools(str(tools)) if tools else None
     traces, problems = read_traces(paths)
     if not traces:
         places = ", ".join(map(str, paths))
         raise UserError("no trace with a whole line in it", places, "Give run directories or folders of traces")
     split = None if no_split else agreed_split([trace.path for trace in traces], suite_split)
     made = _make(candidates(traces, registry, rerender), split, tokenizer, max_length)
-    _write(out, made, _record(made, traces, split, tokenizer, max_length))
-    return {**made.counts, "problems": problems}
+    record = _record(made, traces, split, tokenizer, max_length)
+    _write(out, made, {**record, "near_duplicates": near and dict(near)})
+    pairs = near["pairs"] if near else None
+    return {**made.counts, "near_duplicates": None if pairs is None else len(pairs), "problems": problems}
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ def card(
         "## Rows by task\n\n" + _counts("task", (step.task for step in steps)),
         "## Tokens of a merged row\n\n" + _histogram(lengths),
         "## Split\n\n" + _split(record["split"]),
+        "## Near duplicates\n\n" + _near(record["near_duplicates"]),
         "## Sources\n\n" + _sources(record["sources"]),
         "## Hashes\n\n" + _table(("file", "sha256"), record["files"].items()),
         f"## Parity\n\n{parity.line()}",
@@ -79,6 +80,22 @@ def _split(split: Mapping[str, Sequence[str]] | None) -> str:
         return _NO_SPLIT
     sides = [("train", "train"), ("held out", "held_out")]
     return "\n".join(f"- {name} ({len(split[key])}): {', '.join(split[key]) or 'none'}" for name, key in sides)
+
+
+def _near(near: Mapping[str, Any] | None) -> str:
+    """Programs that are alike on both sides of the split; where nobody looked, that."""
+    if not near or not near["checked"]:
+        return f"Not checked: {near['why'] if near else 'no suite was given'}."
+    said = f"{near['compared']} pairs of a train and a held-out task compared by the shingles of their programs."
+    highest = near["highest"]
+    if highest is None:
+        return f"{said} No two share one."
+    most = f"{highest['similarity']:.2f} ({highest['train']}, {highest['held_out']})"
+    summary = f"{said} {len(near['pairs'])} are alike by {near['threshold']:g} or more; the highest is {most}."
+    if not near["pairs"]:
+        return summary
+    rows = [(pair["train"], pair["held_out"], f"{pair['similarity']:.2f}") for pair in near["pairs"]]
+    return f"{summary}\n\n" + _table(("train", "held out", "similarity"), rows)
 
 
 def _sources(sources: Sequence[Mapping[str, Any]]) -> str:

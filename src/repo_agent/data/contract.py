@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from repo_agent.chat.render import Renderer
-from repo_agent.messages import Message, ToolCall, digest
+from repo_agent.messages import Message, ToolCall, digest, read_spoken
 from repo_agent.protocols import protocol_named
 from repo_agent.tools.registry import Registry
 from repo_agent.traces.read import Trace, Turn
 
 RERENDERED = "json"
 """The protocol that another agent's traces are put into."""
+_MARKS = re.compile(r"\A(\[tool_result\]|<tool_response>\n)|\n</tool_response>\Z")
+"""What other protocols put around a result."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +42,9 @@ def contract_hash(system: str, tools: list[dict[str, Any]], protocol: str) -> st
     return digest({"system": system, "tools": tools, "protocol": protocol})
 
 
-def our_contract(registry: Registry) -> Contract:
+def our_contract(registry: Registry, protocol: str = RERENDERED) -> Contract:
     """The contract of our own loop over these tools."""
-    return Contract(protocol_named(RERENDERED).describe(registry), registry.schemas(), RERENDERED)
+    return Contract(protocol_named(protocol).describe(registry), registry.schemas(), protocol)
 
 
 def rerendered(trace: Trace, registry: Registry) -> list[tuple[tuple[Message, ...], Message]]:
@@ -59,7 +62,7 @@ def rerendered(trace: Trace, registry: Registry) -> list[tuple[tuple[Message, ..
         done.append((tuple(messages), said))
         if index < len(following):
             seen = _observed(following[index][len(turn.context) :])
-            messages += [said, protocol.observation(seen)]
+            messages += [said, *protocol.observe(said, seen)]
     return done
 
 
@@ -78,7 +81,7 @@ def _said(turn: Turn, registry: Registry) -> str:
         return protocol.render_call(ToolCall(turn.call.name, args))
     if turn.final:
         return protocol.render_final(str(turn.final.get("summary", "")))
-    return turn.text if turn.text is not None else turn.reply.content
+    return turn.reply.content if turn.text is None or turn.raw_unknown else read_spoken(turn.text)[0]
 
 
 def _place(name: str, order: list[str]) -> int:
@@ -88,4 +91,4 @@ def _place(name: str, order: list[str]) -> int:
 def _observed(added: Sequence[Message]) -> str:
     """What the driver answered, without the other protocol's mark."""
     answers = [message.content for message in added if message.role in ("user", "tool")]
-    return "\n".join(answer.removeprefix("[tool_result]").lstrip("\n ") for answer in answers)
+    return "\n".join(_MARKS.sub("", answer).lstrip("\n ") for answer in answers)

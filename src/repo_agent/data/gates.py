@@ -107,12 +107,13 @@ def commonest_contract(steps: Iterable[Step]) -> str:
 
 
 def agreed_split(traces: Iterable[Path], suite: TaskSplit | None) -> TaskSplit:
-    """The one split that the traces' runs, and the suite where given, record.
+    """The one split that the traces' runs, and the suite where given, record. Recorded and imported runs have none.
 
     Raises UserError where two disagree or none is recorded.
     """
     folders = dict.fromkeys(folder for trace in traces if (folder := run_folder(trace)))
-    found = {str(folder): _recorded(RunDir(folder)) for folder in folders}
+    runs = [RunDir(folder) for folder in folders]
+    found = {str(run.path): _recorded(run) for run in runs if suite is None or "train" in run.record}
     if suite is not None:
         found["--suite"] = RecordedSplit(suite.train, suite.held_out)
     if not found:

@@ -12,33 +12,41 @@ from repo_agent.chat.tokenizer import load_tokenizer
 from repo_agent.data.gates import MAX_LENGTH, Ground, commonest_contract, sift
 from repo_agent.data.steps import Step, candidates
 from repo_agent.messages import canonical_json
-from repo_agent.tools.registry import Registry
+from repo_agent.tools.own import load_tools
 from repo_agent.tools.verdict import TURN_CLASSES
-from repo_agent.traces.read import read_traces
+from repo_agent.traces.read import Trace, read_traces
 
 _TEMPLATE_BYTES = 4_000
 """More than a chat template adds around the messages."""
 
 
 def inventory(
-    paths: Sequence[Path], tools: Path | None = None, *, tokenizer: str = "tiny", max_length: int = MAX_LENGTH
+    paths: Sequence[Path], tools: str | Path | None = None, *, tokenizer: str = "tiny", max_length: int = MAX_LENGTH
 ) -> dict[str, Any]:
-    """Runs, passes, turns by class, and `kept`: the rows that pass every gate but the split.
+    """Runs, passes, runs that nobody marked, turns by class, and `kept`: the rows that pass every gate but the split.
 
     `problems` lists damaged files, `raw_unknown` counts turns whose raw text was not recorded. Raises UserError.
     """
     traces, problems = read_traces(paths)
-    steps = candidates(traces, Registry.load(tools) if tools else None)
+    steps = candidates(traces, load_tools(str(tools)) if tools else None)
     counts = Counter(step.turn_class for step in steps)
     kept, _ = sift(steps, Ground(commonest_contract(steps), None, _length(tokenizer, max_length), max_length))
     return {
         "runs": len(traces),
         "passed": sum(trace.passed is True for trace in traces),
+        "unknown": sum(trace.passed is None for trace in traces),
         "turns": {name: counts[name] for name in TURN_CLASSES if counts[name]},
         "kept": len(kept),
         "raw_unknown": sum(step.raw_unknown for step in steps),
-        "problems": problems,
+        "problems": [*problems, *([] if tools else _without_schemas(traces))],
     }
+
+
+def _without_schemas(traces: Sequence[Trace]) -> list[str]:
+    found = [trace for trace in traces if trace.source != "loop" and not trace.tools]
+    if not found:
+        return []
+    return [f"{found[0].path} and {len(found) - 1} more hold no tool schemas, so nobody can judge them; give --tools"]
 
 
 def _length(tokenizer: str, max_length: int) -> Callable[[Step], int]:

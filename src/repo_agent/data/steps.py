@@ -93,7 +93,7 @@ def steps_of(trace: Trace, registry: Registry, rerender: bool = False) -> list[S
             passed=trace.passed,
             last=turn is trace.turns[-1],
             repeats=repeat,
-            raw_unknown=turn.text is None,
+            raw_unknown=turn.text is None or turn.raw_unknown,
             reconstructed=foreign,
         )
         for turn, (context, target), verdict, repeat in zip(trace.turns, said, verdicts, repeats, strict=True)
@@ -104,26 +104,36 @@ def registry_for(trace: Trace, tools: Registry | None) -> Registry:
     """The tools that a trace's turns are judged by. Raises UserError for schemas that are none."""
     if tools is not None:
         return tools
+    if trace.source != "loop" and not trace.tools:
+        return Registry([])
     return Registry.from_openai(trace.tools, str(trace.path)) if trace.tools else default_registry()
 
 
 def classify(trace: Trace, registry: Registry) -> list[Verdict]:
     """The verdict on each turn, with its final turn class: how the call fared is taken from the recorded result.
 
-    A call without a recorded result is `infra_error`: left out and counted.
+    A call without a recorded result is `infra_error`: left out and counted. Nobody marked the results of another
+    agent's calls as good or bad: there a call that the schemas take is `ok`, and a final that was answered `no_call`;
+    without schemas its turns are `unjudged`.
     """
     verdicts, any_call = [], False
-    protocol = PROTOCOLS.get(trace.protocol, protocol_named("json"))
+    protocol = _protocol(trace)
+    older, ours = trace.shape == "older", trace.source == "loop"
     for turn in trace.turns:
+        if not ours and (turn.turn_class == "infra_error" or not registry.specs):
+            verdicts.append(Verdict("infra_error" if turn.turn_class == "infra_error" else "unjudged"))
+            continue
         verdict = judge(
-            _parsed(turn, protocol, trace.protocol == "native"),
+            _parsed(turn, protocol, older and trace.protocol == "native") if protocol else _read_by_agent(turn),
             registry,
             truncated=turn.finish_reason == "length",
             any_call=any_call,
         )
         if verdict.turn_class is None:
             any_call = True
-            verdict = replace(verdict, turn_class=_outcome(turn))
+            verdict = replace(verdict, turn_class=_outcome(turn) if ours else "ok")
+        if not ours and verdict.final and turn is not trace.turns[-1]:
+            verdict = Verdict("no_call", error="a reply without a call, and the agent went on")
         verdicts.append(verdict)
     return verdicts
 
@@ -139,8 +149,20 @@ def scrub(text: str) -> str:
     return _KEY.sub("[key]", _HOME.sub("~", text)).encode(errors="replace").decode()
 
 
+def _protocol(trace: Trace) -> Protocol | None:
+    """What reads a trace's replies; None for another agent's own wire format, which only that agent reads."""
+    if trace.shape == "older":
+        return protocol_named("json")
+    return PROTOCOLS.get(trace.protocol) if trace.source != "loop" else PROTOCOLS.get(trace.protocol, PROTOCOLS["json"])
+
+
+def _read_by_agent(turn: Turn) -> Parsed:
+    """A turn by the call that its own agent read."""
+    return Parsed(call=turn.call, lenient=turn.call) if turn.call else Parsed(fault="no_call", error="no call in it")
+
+
 def _parsed(turn: Turn, protocol: Protocol, native: bool) -> Parsed:
-    """What a turn says. The last reply of a native trace has no next request that shows whether it was a call.
+    """What a turn says. The last reply of an older native trace has no next request that shows whether it was a call.
 
     Where it could not be parsed and begins like JSON, it is taken for a call's arguments.
     """

@@ -7,7 +7,7 @@ import os
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,18 @@ from repo_agent.errors import UserError
 from repo_agent.messages import tilde
 from repo_agent.traces.store import INDEX, RECORD, RunDir
 
-SAME_IN_ALL_ARMS = ("suite_hash", "tasks", "rollouts", "seed", "protocol", "limits", "sampling")
-_NEEDED = (*SAME_IN_ALL_ARMS, "arm", "model", "constrain", "suite", "split", "held_out", "held_out_groups", "train")
+SAME_IN_ALL_ARMS = ("suite_hash", "tasks", "rollouts", "seed", "protocol", "limits", "sampling", "isolated_io")
+_NEEDED = (
+    *SAME_IN_ALL_ARMS[:-1],
+    "arm",
+    "model",
+    "constrain",
+    "suite",
+    "split",
+    "held_out",
+    "held_out_groups",
+    "train",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +48,8 @@ class Row:
     lenient_ok: int
     raw_unknown: int
     """Turns imported without their raw text."""
+    verbatim: bool | None = None
+    """Whether the fix is the reference's, word for word; None where that is not known, as in older indexes."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +90,13 @@ class Arm:
         for row in self.rows:
             total.update(row.classes)
         return dict(total.most_common())
+
+    @property
+    def verbatim(self) -> tuple[int, int] | None:
+        """(passed rollouts whose fix is the reference's word for word, passed rollouts of which that is known); None
+        where it is known of none."""
+        known = [row.verbatim for row in self.rows if row.passed and row.verbatim is not None]
+        return (sum(known), len(known)) if known else None
 
     @property
     def adapted(self) -> bool:
@@ -133,7 +152,8 @@ def load_arm(run_dir: Path) -> Arm:
 
 def _row(raw: Mapping[str, Any], run_dir: Path) -> Row:
     try:
-        return Row(**{field.name: raw[field.name] for field in fields(Row)})
+        known = [field.name for field in fields(Row) if field.name in raw or field.default is MISSING]
+        return Row(**{name: raw[name] for name in known})
     except KeyError as error:
         remedy = "Delete it; it is rebuilt from the traces"
         raise UserError(f"a row lacks {error}", str(run_dir / INDEX), remedy) from error
@@ -146,7 +166,9 @@ def comparable(arms: Sequence[Arm]) -> None:
     """
     first = arms[0]
     for arm in arms[1:]:
-        differing = [line for key in SAME_IN_ALL_ARMS for line in _differences(key, first.record[key], arm.record[key])]
+        differing = [
+            line for key in SAME_IN_ALL_ARMS for line in _differences(key, first.record.get(key), arm.record.get(key))
+        ]
         if differing:
             remedy = "Run both arms with the same settings"
             raise UserError(f"not comparable: {'; '.join(differing)}", f"{first.path}, {arm.path}", remedy)
@@ -176,8 +198,11 @@ def eval_command(arm: Arm) -> str:
     options |= {key.replace("_", "-"): sampling[key] for key in ("temperature", "max_tokens") if key in sampling}
     options |= {key.replace("_", "-"): limits[key] for key in ("max_steps", "max_bad_turns", "tests") if key in limits}
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    if record.get("tools"):
+        words += ["--tools", record["tools"]["module"]]
     switches = {"--constrain": record["constrain"], "--stop-on-pass": limits.get("stop_on_pass")}
     switches["--unsafe-local"] = record.get("isolation") == "unsafe-local"
+    switches["--isolated-io"] = bool(record.get("isolated_io"))
     words += [flag for flag, on in switches.items() if on]
     return " ".join(["repo-agent", "eval", *map(_quoted, words)])
 

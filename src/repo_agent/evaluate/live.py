@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import platform
+import signal
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from repo_agent.agent import Limits
 from repo_agent.data.contract import our_contract
-from repo_agent.errors import UserError
+from repo_agent.errors import StoreError, UserError
 from repo_agent.messages import tilde
-from repo_agent.models import Model, Sampling
+from repo_agent.models import Constrainable, Model, Sampling
+from repo_agent.models.prices import find_prices
 from repo_agent.models.resolve import open_model, parts
 from repo_agent.protocols import protocol_named
 from repo_agent.rollout.episode import Setting
-from repo_agent.rollout.oracle import oracle
-from repo_agent.rollout.runner import OnEnd, run_rollouts
-from repo_agent.sandbox.isolate import probe
+from repo_agent.rollout.meter import INTERRUPTED, Budget, Meter
+from repo_agent.rollout.oracle import oracle, playable
+from repo_agent.rollout.runner import Watch, allow_files, run_rollouts
+from repo_agent.sandbox.canary import choose
 from repo_agent.tasks import load_suite
 from repo_agent.tasks.task import Suite, Task
 from repo_agent.tools.files import default_registry
+from repo_agent.tools.own import check_runnable, load_tools, source_hash
+from repo_agent.tools.registry import Registry
 from repo_agent.traces.store import RunDir
 from repo_agent.train.config import adapter_hash, read_record
 
@@ -53,46 +60,94 @@ class EvalOptions:
     tests: str = "on_write"
     stop_on_pass: bool = False
     unsafe_local: bool = False
+    isolated_io: bool = False
+    tools: str | None = None
+    budget_usd: float | None = None
+    budget_tokens: int | None = None
+    price_in: float | None = None
+    price_out: float | None = None
 
 
-def run_eval(
-    options: EvalOptions, on_start: Any = None, on_end: OnEnd = lambda task, number, end: None
-) -> dict[str, Any]:
-    """Play what the run directory owes; returns the command's JSON: rollouts, passed, owed, turns, seconds.
+def run_eval(options: EvalOptions, watch: Watch | None = None) -> dict[str, Any]:
+    """Play what the run directory owes; returns the command's JSON. Where a stop ended it, `stopped` says which.
 
-    `on_start(total, done)` is called once. Raises UserError for bad options, a run of other settings, or an adapter of
-    another contract; InfraError where the model or the grader keeps failing.
+    Raises UserError for bad options, a run of other settings, or an adapter of another contract; InfraError where the
+    model or the grader keeps failing.
     """
-    started = time.monotonic()
+    started, watch = time.monotonic(), watch or Watch()
     _check(options)
     suite = load_suite(options.suite)
     tasks = _chosen(suite, options)
     setting = _setting(options, suite)
+    if options.model == "oracle":
+        playable(setting.registry)
     record = _record(options, suite, tasks, setting)
     if options.out.exists():
         RunDir.open(options.out, record)  # other settings are refused before weights are loaded
+    meter = Meter(Budget(options.budget_usd, options.budget_tokens), setting.prices, RunDir(options.out).spent())
     wanted = [(task.id, number) for task in tasks for number in range(options.rollouts)]
-    owed = len(RunDir(options.out).owed(wanted))
+    owed = RunDir(options.out).owed(wanted)
+    allow_files(min(options.jobs, len(owed)))
     model = open_model(options.model) if owed and options.model != "oracle" else None
-    run_dir = RunDir.open(options.out, record)
-    if on_start:
-        on_start(len(wanted), len(wanted) - owed)
 
     def model_for(task: Task, number: int) -> Model:
         return model or oracle(task, setting.protocol, setting.rollout_seed(task, number))
 
-    async def play() -> None:
+    async def play() -> tuple[RunDir, list[tuple[str, int]]]:
         try:
-            await run_rollouts(tasks, options.rollouts, model_for, setting, run_dir, options.jobs, on_end)
+            proved = await _proved(setting, model)
+            run_dir = RunDir.open(options.out, record)
+            watch.start(len(wanted), len(wanted) - len(owed), _turns(run_dir.rows()), meter)
+            with interrupted(lambda: _interrupt(meter, watch)):
+                return run_dir, await run_rollouts(
+                    tasks, options.rollouts, model_for, proved, run_dir, options.jobs, meter, watch
+                )
         finally:
             if model:
                 await model.close()
 
     try:
-        asyncio.run(play())
+        run_dir, elsewhere = asyncio.run(play())
     except ExceptionGroup as group:
-        raise group.exceptions[0] from None
-    return _summary(run_dir, wanted, time.monotonic() - started)
+        raise first(group) from None
+    return _summary(run_dir, wanted, elsewhere, meter, time.monotonic() - started)
+
+
+@contextmanager
+def interrupted(polite: Callable[[], None]) -> Iterator[None]:
+    """The first Ctrl-C inside the block calls `polite`; the next one ends the process as ever."""
+    loop = asyncio.get_running_loop()
+
+    def once() -> None:
+        loop.remove_signal_handler(signal.SIGINT)
+        polite()
+
+    with suppress(NotImplementedError, RuntimeError, ValueError):  # not in the main thread
+        loop.add_signal_handler(signal.SIGINT, once)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+
+
+def _interrupt(meter: Meter, watch: Watch) -> None:
+    meter.stop("stopped", INTERRUPTED)
+    watch.stopping()
+
+
+def first(group: BaseExceptionGroup[Any]) -> BaseException:
+    """The error to show of several: a full disk before what it has caused, else the first."""
+    disk = [error for error in group.exceptions if isinstance(error, StoreError)]
+    found = (disk or group.exceptions)[0]
+    return first(found) if isinstance(found, BaseExceptionGroup) else found
+
+
+async def _proved(setting: Setting, model: Model | None) -> Setting:
+    """The setting with how the model holds replies to the schema. Raises UserError where it turns out not to."""
+    schema = setting.protocol.schema(setting.registry) if setting.constrain else None
+    if schema is None or not isinstance(model, Constrainable):
+        return setting
+    return replace(setting, constraint=await model.constraint(schema))
 
 
 def arm_name(model: str, constrain: bool) -> str:
@@ -117,6 +172,14 @@ def _check(options: EvalOptions) -> None:
         raise UserError("needs tests after each write", "--stop-on-pass", "Leave out --tests")
     if options.constrain and options.model == "oracle":
         raise UserError("the oracle is no language model", "--constrain", "Leave it out")
+    if options.constrain and protocol_named(options.protocol).schema(default_registry()) is None:
+        what = f"a reply of the protocol {options.protocol} is more than one JSON value"
+        raise UserError(what, "--constrain", "Use --protocol json")
+    if options.protocol == "native" and parts(options.model)[0] == "local":
+        what = "in native the server makes and reads the calls, and a local model has no server"
+        raise UserError(what, "--protocol", "Use hermes, the same format in the model's own text")
+    if options.model == "oracle" and Budget(options.budget_usd, options.budget_tokens).limited:
+        raise UserError("the oracle spends nothing", "--budget-usd, --budget-tokens", "Leave the budget out")
 
 
 def _chosen(suite: Suite, options: EvalOptions) -> list[Task]:
@@ -131,7 +194,7 @@ def _setting(options: EvalOptions, suite: Suite) -> Setting:
         arm=arm_name(options.model, options.constrain),
         model=tilde(options.model),
         protocol=protocol_named(options.protocol),
-        registry=default_registry(),
+        registry=_registry(options),
         sampling=Sampling(options.temperature, options.max_tokens),
         limits=Limits(
             max_steps=options.max_steps,
@@ -141,13 +204,23 @@ def _setting(options: EvalOptions, suite: Suite) -> Setting:
         ),
         seed=options.seed,
         constrain=options.constrain,
-        isolation=probe(options.unsafe_local),
+        isolation=choose(options.unsafe_local),
+        isolated_io=options.isolated_io,
+        prices=find_prices(options.model, options.price_in, options.price_out),
     )
+
+
+def _registry(options: EvalOptions) -> Registry:
+    if options.tools is None:
+        return default_registry()
+    registry = load_tools(options.tools)
+    check_runnable(registry, options.tools)
+    return registry
 
 
 def _record(options: EvalOptions, suite: Suite, tasks: list[Task], setting: Setting) -> dict[str, Any]:
     split = suite.split(options.held_out)
-    contract = our_contract(setting.registry).hash
+    contract = our_contract(setting.registry, setting.protocol.name).hash
     return {
         "format": 1,
         "arm": setting.arm,
@@ -167,8 +240,10 @@ def _record(options: EvalOptions, suite: Suite, tasks: list[Task], setting: Sett
         "sampling": asdict(setting.sampling),
         "limits": asdict(setting.limits),
         "contract": contract,
+        "tools": {"module": tilde(options.tools), "hash": source_hash(options.tools)} if options.tools else None,
         "adapter": _adapter(options, contract, [task.id for task in tasks]),
         "isolation": setting.isolation.name,
+        "isolated_io": options.isolated_io or None,
         "versions": {"python": platform.python_version(), "repo-agent": version("repo-agent")},
     }
 
@@ -194,15 +269,27 @@ def _adapter(options: EvalOptions, contract: str, tasks: list[str]) -> dict[str,
     return {"hash": adapter_hash(Path(folder).expanduser()), "train_tasks": trained.train_tasks}
 
 
-def _summary(run_dir: RunDir, wanted: list[tuple[str, int]], seconds: float) -> dict[str, Any]:
-    rows = run_dir.write_index()
+def _turns(rows: Sequence[Mapping[str, Any]]) -> Counter[str]:
+    """Turn class → number of turns."""
     turns: Counter[str] = Counter()
     for row in rows:
         turns.update(row["classes"])
+    return turns
+
+
+def _summary(
+    run_dir: RunDir, wanted: list[tuple[str, int]], elsewhere: list[tuple[str, int]], meter: Meter, seconds: float
+) -> dict[str, Any]:
+    rows = run_dir.write_index()
+    owed = run_dir.owed(wanted)
     return {
         "rollouts": len(rows),
         "passed": sum(bool(row["passed"]) for row in rows),
-        "owed": len(run_dir.owed(wanted)),
-        "turns": dict(turns.most_common()),
+        "owed": len(owed),
+        "elsewhere": len({*owed} & {*elsewhere}),
+        "turns": dict(_turns(rows).most_common()),
+        "tokens": meter.tokens,
+        "cost_usd": meter.usd,
+        "stopped": {"reason": meter.stopped.reason, "code": meter.stopped.code} if meter.stopped and owed else None,
         "seconds": round(seconds, 1),
     }

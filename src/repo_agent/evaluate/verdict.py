@@ -97,6 +97,8 @@ def _arm_json(arm: Arm) -> dict[str, Any]:
         "rollouts": len(arm.rows),
         "owed": len(arm.owed),
         "leaked_tasks": len(arm.leaked_tasks),
+        "isolation": arm.record.get("isolation"),
+        "verbatim": arm.verbatim[0] if arm.verbatim else None,
     }
 
 

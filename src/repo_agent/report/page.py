@@ -220,6 +220,11 @@ def caveats(comparison: Comparison) -> list[str]:
     if verdict.headline.left_out:
         tasks = ", ".join(verdict.headline.left_out)
         lines.append(f"Left out of the verdict, since an arm has no scored turn there: {tasks}.")
+    bare = [arm.name for arm in arms if arm.record.get("isolation") == "unsafe-local"]
+    if bare:
+        lines.append(
+            f"The tests of {', '.join(bare)} ran without isolation (unsafe-local): code could reach its grader."
+        )
     ours = {arm.name: arm.classes.get("infra_error", 0) for arm in arms if arm.classes.get("infra_error")}
     lines += [f"{name}: {count} turns ended by our own error; they are not scored." for name, count in ours.items()]
     raw = {arm.name: sum(row.raw_unknown for row in arm.rows) for arm in arms}
