@@ -36,7 +36,7 @@ $(VENV)/local.done: pyproject.toml $(VENV)/torch.done
 	touch $@
 
 $(VENV)/dev.done: $(VENV)/local.done
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local,record,dev]'
 	touch $@
 
 clean:
