@@ -3,15 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/repo-agent
+WORKERS ?= 2
 
 .PHONY: demo test check fix bench clean
 
 demo: $(VENV)/local.done  ## the whole chain on the tiny model, into demo-out/
 	$(RUN) demo $(if $(SEED),--seed $(SEED)) $(if $(OUT),--out $(OUT))
 
-test: $(VENV)/dev.done  ## the quick suite, then the slow one
-	$(BIN)/pytest -m "not slow"
-	$(BIN)/pytest -m slow
+test: $(VENV)/dev.done  ## the quick suite, then the slow one, each on $(WORKERS) workers
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n $(WORKERS)
+	$(BIN)/pytest -m slow -n $(WORKERS) --dist loadfile
 
 check: $(VENV)/dev.done  ## format, lint, types
 	$(BIN)/ruff format --check .

@@ -6,6 +6,9 @@ import asyncio
 import os
 import shutil
 import socket
+import sys
+import tempfile
+import threading
 import time
 import venv
 from dataclasses import replace
@@ -19,9 +22,9 @@ from repo_agent.sandbox import canary, isolate
 from repo_agent.sandbox.canary import choose
 from repo_agent.sandbox.cases import Case, Cases
 from repo_agent.sandbox.grade import TestJob, grade
-from repo_agent.sandbox.isolate import Isolation
+from repo_agent.sandbox.isolate import Isolation, Plan
 from repo_agent.sandbox.results import Grade
-from repo_agent.sandbox.supervise import Bounds
+from repo_agent.sandbox.supervise import Bounds, run
 from repo_agent.sandbox.workspace import Workspace
 
 LOCAL = Isolation("unsafe-local")
@@ -355,3 +358,10 @@ def test_workspace_keeps_bytes_and_goes():
         (one.root / "deep").chmod(0)
         root: Path = one.root
     assert not root.exists()
+
+
+def test_files_of_this_machine_are_not_counted_as_the_sandboxs() -> None:
+    """As while bwrap is slow to change the root of its process."""
+    plan = Plan((sys.executable, "-c", "import subprocess; subprocess.run(['sleep', '0.4'])"), "/", inner=("/usr",))
+    with tempfile.TemporaryFile() as job:
+        assert run(plan, os.environ, job, Bounds(files=1), threading.Event()).over == ""

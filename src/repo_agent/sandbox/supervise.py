@@ -237,10 +237,16 @@ class _Watch:
         return self._on_disk() if self._looks % 5 == 0 else ""
 
     def _in_memory(self, pids: list[int]) -> str:
-        """Count the inodes of the sandbox's own file systems; their bytes are bounded by their size."""
+        """Count the inodes of the sandbox's own file systems; their bytes are bounded by their size.
+
+        Until bwrap has changed the root of its process, the same paths lead to this machine's file systems.
+        """
         for folder in self._plan.inner:
             with contextlib.suppress(OSError, IndexError):
-                state = os.statvfs(f"/proc/{pids[-1]}/root{folder}")
+                root = f"/proc/{pids[-1]}/root"
+                if os.path.samefile(root, "/"):
+                    return ""
+                state = os.statvfs(root + folder)
                 if state.f_files - state.f_ffree > self._bounds.files:
                     return "files"
         return ""
