@@ -10,8 +10,9 @@ WORKERS ?= 2
 demo: $(VENV)/local.done  ## the whole chain on the tiny model, into demo-out/
 	$(RUN) demo $(if $(SEED),--seed $(SEED)) $(if $(OUT),--out $(OUT))
 
+test: export OMP_NUM_THREADS = 1
 test: $(VENV)/dev.done  ## the quick suite, then the slow one, each on $(WORKERS) workers
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n $(WORKERS)
+	$(BIN)/pytest -m "not slow" -n $(WORKERS)
 	$(BIN)/pytest -m slow -n $(WORKERS) --dist loadfile
 
 check: $(VENV)/dev.done  ## format, lint, types
