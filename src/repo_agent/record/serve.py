@@ -51,7 +51,7 @@ def record(options: RecordOptions, on_start: OnStart, told: Told) -> dict[str, A
         import aiohttp  # noqa: F401
     except ImportError as error:
         raise UserError("needs aiohttp", "record", "pip install 'repo-agent[record]'") from error
-    return asyncio.run(serve(options, on_start, told, _signal))
+    return asyncio.run(_until_signal(options, on_start, told))
 
 
 async def serve(
@@ -135,9 +135,9 @@ def _run_record(options: RecordOptions, registry: Registry | None) -> dict[str, 
     }
 
 
-async def _signal() -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
+async def _until_signal(options: RecordOptions, on_start: OnStart, told: Told) -> dict[str, Any]:
+    """A signal counts from the start on: one that comes before the agent's URL is told ends it right after."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    await stop.wait()
+    return await serve(options, on_start, told, stop.wait)
