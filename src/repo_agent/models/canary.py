@@ -24,7 +24,7 @@ def _response_format(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _structured_outputs(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"extra_body": {"structured_outputs": {"json": schema}}}
+    return {"structured_outputs": {"json": schema}}
 
 
 WAYS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
