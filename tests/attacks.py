@@ -296,26 +296,28 @@ def leftovers() -> list[int]:
 
 
 def sandboxed() -> list[int]:
-    """Processes of sandboxes that are alive: those that this process began, and those whose beginner is gone."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if entry.name.isdigit() and b"sandbox/child/main.py" in (entry / "cmdline").read_bytes():
-                found.append(int(entry.name))
-    return [pid for pid in found if not _of_another_worker(pid)]
+    """Processes of sandboxes that are alive: those below this process, and those whose beginner is gone."""
+    found = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and _in_sandbox(entry.name)]
+    return [pid for pid in found if not _of_others(pid)]
 
 
-def _of_another_worker(pid: int) -> bool:
-    """Whether a process descends from another worker of the same pytest-xdist run."""
-    while "PYTEST_XDIST_WORKER" in os.environ and pid not in (0, 1, os.getpid()):
+def _in_sandbox(pid: object) -> bool:
+    with contextlib.suppress(OSError):
+        return b"sandbox/child/main.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
+
+
+def _of_others(pid: int) -> bool:
+    """Whether the first process above that is none of a sandbox lives, and neither is this one nor below it."""
+    above = []
+    while pid > 1 and pid != os.getpid():
         try:
-            parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
         except OSError:
             return False
-        if parent == os.getppid():
-            return True
-        pid = parent
-    return False
+        above.append(pid)
+    beginner = next((one for one in above if not _in_sandbox(one)), 0)
+    return os.getpid() not in above and beginner > 1
 
 
 class Pulse:

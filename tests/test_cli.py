@@ -130,7 +130,7 @@ EVAL = "eval --suite micro --split all"
         ("compare {teacher} --out {new}", "two run"),
         ("compare {teacher} {full} --out {new}", "run.json"),
         ("show {tmp}/no.jsonl", "no.jsonl"),
-        ("suite split micro --held-out 0", "--held-out"),
+        ("suite split micro --held-out 48", "--held-out"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(

@@ -116,7 +116,7 @@ def test_a_dotted_module_and_a_list_of_tools(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(sys, "path", [*sys.path])
     assert list(load_tools("agent_of_mine.tools").specs) == ["replace", "show"]
     ours = load_tools("repo_agent.tools.files")
-    playable(ours)
+    playable(ours, ())
     assert list(ours.specs) == ["list_files", "read_file", "grep", "write_file"]
 
 

@@ -26,7 +26,7 @@ from repo_agent.sandbox.workspace import Workspace
 from repo_agent.tasks import load_suite, test_job
 from repo_agent.tasks import source as source_module
 from repo_agent.tasks.command import UNITTEST_ONLY, parse_command
-from repo_agent.tasks.source import Source
+from repo_agent.tasks.source import Answers, Source
 from repo_agent.tasks.task import Suite, Task
 from repo_agent.tasks.validate import Validation, validate
 from repo_agent.tools.files import default_registry
@@ -79,7 +79,7 @@ def check(*tasks: Task) -> Validation:
     return asyncio.run(validate(Suite("own", tasks), choose(unsafe_local=True), 2))
 
 
-SOUND = Validation(1, 1, 1, [], 0)
+SOUND = Validation(1, 1, 1, [])
 
 
 def test_a_bug_as_a_patch_has_the_good_state_as_its_fix(repo: Path, tmp_path: Path) -> None:
@@ -113,10 +113,64 @@ def test_a_bug_as_a_folder_under_a_fix_that_differs_from_the_good_state(repo: Pa
 def test_a_task_without_a_fix_is_noted_and_not_odd(repo: Path, tmp_path: Path) -> None:
     lay(repo, {"shop/maths.py": BAD})
     task = one(tmp_path, "")
-    assert task.fix is None and check(task) == Validation(1, 0, 1, [], 1)
+    assert task.fix is None and check(task) == Validation(
+        1, 0, 1, [], 1, [{"task": "half", "what": "1 failed\ntests/test_maths.py::test_half: AssertionError: assert 8 == 2"}]
+    )
     command = [sys.executable, "-m", "repo_agent.cli", "suite", "validate", str(tmp_path / "suite.toml")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "note: without a fix: 1" in done.stdout and "0 odd" in done.stdout
+    assert "1 failed" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("files", "command", "said"),
+    [
+        ({"conftest.py": "import numpi\n"}, "pytest", "conftest.py: ModuleNotFoundError: No module named 'numpi'"),
+        ({"pytest.ini": "[pytest]\naddopts = --nope\n"}, "pytest", "unrecognized arguments: --nope"),
+        ({}, "pytest tests/test_maths.py::nope", "not found: "),
+    ],
+)
+def test_why_there_are_no_tests(
+    repo: Path, tmp_path: Path, files: dict[str, str | bytes], command: str, said: str
+) -> None:
+    lay(repo, files | {"shop/maths.py": BAD})
+    (finding,) = check(one(tmp_path, f"test_cmd = '{command}'")).odd
+    assert finding["what"].startswith("untouched: no tests\n") and said in finding["what"]
+
+
+def test_a_program_that_is_not_there_is_odd(repo: Path, tmp_path: Path) -> None:
+    (finding,) = check(one(tmp_path, "test_cmd = 'pytets tests'")).odd
+    assert "exit code 127\npytets: No such file or directory" in finding["what"]
+
+
+def test_a_command_has_the_folders_of_pythonpath_and_its_own_makefile(repo: Path, tmp_path: Path) -> None:
+    (repo / "shop").rename(repo / "lib")
+    (repo / "src").mkdir()
+    (repo / "lib").rename(repo / "src/shop")
+    script = "python -c 'from shop.maths import half; assert half(4) == 2'\n"
+    lay(repo, {"Makefile": "test:\n\tsh run.sh\n", "run.sh": script, "src/shop/maths.py": BAD})
+    text = "pythonpath = ['src']\ntest_cmd = \"sh -c 'sh run.sh'\"\n"
+    task = one(tmp_path, text + f"fix = {{'src/shop/maths.py' = {json.dumps(GOOD)}}}")
+    assert check(task) == SOUND
+    assert task.put_back >= {"Makefile", "run.sh", "tests/test_maths.py"}
+    with pytest.raises(UserError, match="the fix changes Makefile, which is put back"):
+        one(tmp_path, text + "fix = {Makefile = 'test:'}")
+
+
+def test_one_task_is_no_split(repo: Path, tmp_path: Path) -> None:
+    lay(repo, {"shop/maths.py": BAD})
+    suite = one(tmp_path, "") and load_suite(str(tmp_path / "suite.toml"))
+    assert suite.split() == suite.split(0) and suite.split().train == ("half",) and not suite.split().held_out
+
+    def answered(*words: str) -> str:
+        command = [sys.executable, "-m", "repo_agent.cli", "eval", "--suite", str(tmp_path / "suite.toml")]
+        out = tmp_path / "run"
+        done = subprocess.run([*command, *words, "--out", str(out)], capture_output=True, text=True, check=False)
+        assert done.returncode == 2 and not out.exists() and done.stderr.count("\n") == 1, done.stderr
+        return done.stderr
+
+    assert "a split needs two groups" in answered("--split", "held-out", "--model", "oracle")
+    assert "there is none for half" in answered("--split", "all", "--model", "oracle")
 
 
 def test_pytest_with_the_repository_s_own_configuration(repo: Path, tmp_path: Path) -> None:
@@ -196,7 +250,7 @@ def test_what_a_workspace_does_not_get(repo: Path, tmp_path: Path) -> None:
     (repo / "broken").symlink_to("nowhere")
     os.mkfifo(repo / "pipe")
     answers = {repo / "agent/suite.toml", repo / "agent/one.patch", repo / "agent/fixed"}
-    files = Source(repo, ("big/*", "*.log"), frozenset(answers)).files()
+    files = Source(repo, ("big/*", "*.log"), Answers(frozenset(answers))).files()
     assert sorted(files) == [
         "again/__init__.py", "again/maths.py", "same.py", "shop/__init__.py", "shop/maths.py", "tests/test_maths.py",
     ]  # fmt: skip
@@ -209,6 +263,49 @@ def test_answers_that_lie_in_the_repository_stay_out(repo: Path) -> None:
     text = '[[tasks]]\nid = "half"\nrepo = ".."\ngoal = "Fix half."\nbug_patch = "half.patch"\n'
     (task,) = toml(repo / "agent", text).tasks
     assert sorted(task.files) == ["shop/__init__.py", "shop/maths.py", "tests/test_maths.py"]
+
+
+def git(folder: Path, *words: str) -> None:
+    who = ("-c", "user.name=t", "-c", "user.email=t@t")
+    subprocess.run(["git", "-C", str(folder), *who, *words], check=True, capture_output=True)
+
+
+def test_what_git_ignores_stays_out_unless_asked_for(repo: Path) -> None:
+    git(repo, "init")
+    lay(repo, {".gitignore": "build/\n*.local\n", "build/lib/maths.py": GOOD, "keys.local": "k", "new.py": ""})
+    lay(repo, {"shop/deep/data.txt": "x", "shop/maths.py.orig": GOOD, ".env.prod": "KEY=1"})
+    (repo / "again").symlink_to("shop")
+    git(repo, "add", "shop", "again")
+    names = {".gitignore", "new.py", "tests/test_maths.py"}
+    names |= {f"{top}/{name}" for top in ("again", "shop") for name in ("__init__.py", "maths.py", "deep/data.txt")}
+    assert set(Source(repo).files()) == names
+    assert set(Source(repo / "shop").files()) == {"__init__.py", "maths.py", "deep/data.txt"}
+    assert set(Source(repo, ignored=True).files()) == names | {"build/lib/maths.py", "keys.local"}
+
+
+def test_answers_stay_out_of_another_checkout_too(repo: Path, tmp_path: Path) -> None:
+    """Committed with the repository they are in every worktree, also such as are no longer used, and copied ones."""
+    text = '[[tasks]]\nid = "half"\nrepo = "{}"\ngoal = "Fix half."\nbug_patch = "half.patch"\n'
+    lay(repo, {"agent/suite.toml": "old", "agent/half.patch": "old", "agent/stale.patch": PATCH, "agent/b.json": "{}"})
+    git(repo, "init")
+    git(repo, "add", ".")
+    git(repo, "commit", "-m", "all")
+    git(repo, "worktree", "add", str(tmp_path / "tree"))
+    lay(repo, {"agent/half.patch": PATCH.format("/", "*")})
+    lay(tmp_path / "tree", {"notes/copy.txt": PATCH.format("/", "*"), "notes/other.txt": "x" * 200})
+    plain = {"shop/__init__.py", "shop/maths.py", "tests/test_maths.py"}
+    (task,) = toml(repo / "agent", text.format("../../tree")).tasks
+    assert set(task.files) == plain | {"notes/other.txt"}
+    (task,) = toml(repo / "agent", text.format("..")).tasks
+    assert set(task.files) == plain
+
+
+def test_a_fix_that_can_be_read_in_the_workspace_is_odd(repo: Path, tmp_path: Path) -> None:
+    lay(repo, {"dist/maths.py": GOOD})
+    found = check(one(tmp_path, f'bug = {{"shop/maths.py" = {json.dumps(BAD)}}}'))
+    assert [entry["what"].split("\n")[0] for entry in found.odd] == [
+        "the fix of shop/maths.py can be read in dist/maths.py"
+    ]
 
 
 def test_bytes_stay_bytes(repo: Path, tmp_path: Path) -> None:
@@ -226,7 +323,7 @@ def test_bytes_stay_bytes(repo: Path, tmp_path: Path) -> None:
 def test_a_repository_over_the_limits(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lay(repo, {"data/a.csv": "x" * 5000, "data/b.csv": "x" * 5000})
     monkeypatch.setattr(source_module, "MAX_BYTES", 4000)
-    with pytest.raises(UserError, match=r"more than 10,000 files or 0 MB.*data holds.*exclude = "):
+    with pytest.raises(UserError, match=r"more than 0 MB.*data holds.*exclude = \[\"data\"\]"):
         Source(repo).files()
     assert len(Source(repo, ("data/",)).files()) == 3
     monkeypatch.setattr(source_module, "MAX_FILES", 2)
@@ -292,7 +389,7 @@ TASK = '[[tasks]]\nid = "half"\nrepo = "repo"\ngoal = "Fix half."\n'
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("tasks = 3", r"suite\.toml: tasks: Input should be a valid list"),
+        ("tasks = 3", r"suite\.toml: tasks is no list\. Write it as"),
         ("[[tasks", "not TOML"),
         ("[[tasks]]\nid = 'a'\nrepo = 'repo'\n", r"suite\.toml: task a: goal is missing"),
         ("[[tasks]]\nid = 'a'\ngoal = 'G'\n", r"task a: repo is missing.*\[defaults\]"),
@@ -305,6 +402,11 @@ TASK = '[[tasks]]\nid = "half"\nrepo = "repo"\ngoal = "Fix half."\n'
         (TASK + "tests = ['spec/*']\n", "fits no file"),
         (TASK + "bug_patch = 'no.patch'\n", r"task half: .*no\.patch: no such patch"),
         (TASK + "bug_patch = 'bad.patch'\n", r"bad\.patch: does not apply \(error: .*git diff --relative"),
+        (TASK + "bug_patch = 'back.patch'\n", r"back\.patch: applies only in reverse"),
+        (TASK + "bug_pach = 'a'\n", r"task half: unknown key bug_pach\. Did you mean bug_patch\?"),
+        (TASK + "fix = 'a.patch'\n", r"task half: fix is no table.*use fix_patch or fix_dir"),
+        (TASK + "test_cmd = 'pytest -n 4 tests'\n", r"-n in test_cmd is a plug-in's"),
+        ("[[task]]\nid = 'half'\n", r"tasks is missing\. Is task meant\?"),
         (TASK + "bug_dir = 'no'\n", "no such folder"),
         (TASK + "bug_dir = 'repo'\n", "the bug changes nothing"),
         (TASK + "fix_dir = 'repo'\n", "the fix changes nothing"),
@@ -320,7 +422,8 @@ TASK = '[[tasks]]\nid = "half"\nrepo = "repo"\ngoal = "Fix half."\n'
     ],
 )
 def test_a_wrong_suite_file_is_answered_in_one_line(repo: Path, tmp_path: Path, text: str, said: str) -> None:
-    (tmp_path / "bad.patch").write_text(PATCH.format("%", "/"))
+    (tmp_path / "bad.patch").write_text(PATCH.format("%", "**"))
+    (tmp_path / "back.patch").write_text(PATCH.format("%", "/"))
     with pytest.raises(UserError, match=said) as caught:
         toml(tmp_path, text)
     assert "\n" not in str(caught.value)

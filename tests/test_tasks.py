@@ -140,7 +140,7 @@ def test_validate_names_what_is_odd():
     found = asyncio.run(validate(suite, choose(unsafe_local=True), 2, lambda done, of: seen.append((done, of))))
     assert seen == [(number, 5) for number in range(1, 6)]
     assert found.odd == [
-        {"task": "a", "what": "untouched: 1 passed"},
+        {"task": "a", "what": "untouched: 1 passed\n(no test notices the bug, or the bug is not there)"},
         {"task": "a", "what": "with its fix: 1 failed\ntest_m.py::test_f: AssertionError: assert 2 == 1"},
         {"task": "b", "what": "untouched: no tests"},
     ]

@@ -131,7 +131,8 @@ class Show:
         counts = f"{result['fix_passes']} fixes pass, {result['untouched_fails']} untouched fail"
         self._out.print(f"{result['tasks']} tasks: {counts}, {len(result['odd'])} odd")
         if result["no_fix"]:
-            self._out.print(f"note: without a fix: {result['no_fix']}; of these only the untouched state was graded")
+            self._out.print(f"note: without a fix: {result['no_fix']}; is this how their tests should fail?")
+            self.table([{"task": one["task"], "untouched": one["what"]} for one in result["unproven"]])
         if result["odd"]:
             self.table(result["odd"])
 

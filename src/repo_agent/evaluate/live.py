@@ -80,7 +80,7 @@ def run_eval(options: EvalOptions, watch: Watch | None = None) -> dict[str, Any]
     tasks = _chosen(suite, options)
     setting = _setting(options, suite)
     if options.model == "oracle":
-        playable(setting.registry)
+        playable(setting.registry, tasks)
     record = _record(options, suite, tasks, setting)
     if options.out.exists():
         RunDir.open(options.out, record)  # other settings are refused before weights are loaded
@@ -185,6 +185,9 @@ def _check(options: EvalOptions) -> None:
 def _chosen(suite: Suite, options: EvalOptions) -> list[Task]:
     split = suite.split(options.held_out)
     ids = {"train": split.train, "held-out": split.held_out, "all": tuple(task.id for task in suite.tasks)}
+    if not ids[options.split]:
+        what = "no task is held out: a split needs two groups of tasks"
+        raise UserError(what, f"--suite {options.suite}", "Add a task of another group, or play --split all")
     return [suite.by_id[task] for task in ids[options.split]]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -38,8 +39,13 @@ def oracle(task: Task, protocol: Protocol, seed: int) -> Scripted:
     return Scripted([*replies, protocol.render_final(summary(task))], name="oracle")
 
 
-def playable(registry: Registry) -> None:
-    """Raise UserError where these tools lack one that the oracle plays, or take other arguments for it."""
+def playable(registry: Registry, tasks: Sequence[Task]) -> None:
+    """Raise UserError where a task has no known fix, or these tools lack one that the oracle plays, or take other
+    arguments for it."""
+    without = [task.id for task in tasks if task.fix is None]
+    if without:
+        what = f"the oracle needs known fixes; there is none for {', '.join(without)}"
+        raise UserError(what, "--model oracle", "Give them fixes or a suite file of their own, or take another teacher")
     own = {spec.name: spec.parameters for spec in registry.specs.values()}
     lacking = [spec.name for spec in default_registry().specs.values() if own.get(spec.name) != spec.parameters]
     if lacking:

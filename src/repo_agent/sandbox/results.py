@@ -54,7 +54,7 @@ class Results:
     def __init__(self, written: bytes, key: bytes, scratch: str, cases: Cases | None = None) -> None:
         self._cases = cases
         self.ready = self.ended = self.sentinel = False
-        self.tampered = ""
+        self.tampered = self.refused = ""
         self.collected = [cases.name(number) for number in range(len(cases.cases))] if cases else None
         self.tests: list[tuple[str, str, str]] = []
         self.errors: list[tuple[str, str]] = []
@@ -82,6 +82,8 @@ class Results:
                 self.collected = [_clean(entry, scratch) for entry in record["ids"]]
             case "test":
                 self.tests.append((name, str(record["outcome"]), message))
+            case "refused":
+                self.refused = message
             case "error":
                 self.errors.append((name, message))
             case "returned" | "raised" if self._cases:
@@ -200,7 +202,8 @@ def _details(outcome: str, results: Results, end: End, job: TestJob) -> list[str
     """One line for each of the first failures; for a run cut short, the test where it ended."""
     if results.tampered:
         return [results.tampered]
-    lines = [f"{name or COLLECTING}: {message}" for name, message in results.errors]
+    lines = [results.refused] if results.refused else []
+    lines += [f"{name or COLLECTING}: {message}" for name, message in results.errors]
     lines += [f"{name}: {message}" for name, verdict, message in results.tests if verdict == "failed"]
     lines = lines[:SHOWN_FAILURES]
     place = results.timed_out or next(iter(results.waiting()), COLLECTING)
@@ -209,7 +212,7 @@ def _details(outcome: str, results: Results, end: End, job: TestJob) -> list[str
         lines.append(f"{place}: took longer than {seconds:g} s")
     elif end.over:
         lines.append(f"{place}: {_limit(end, job.bounds)}")
-    elif outcome == "crashed" or (outcome == "failed" and results.waiting()):
+    elif outcome == "crashed" or (outcome == "failed" and results.waiting() and not results.errors):
         lines.append(f"{place}: the process ended here")
     return lines
 

@@ -84,4 +84,7 @@ def _run(command: list[str], root: Path, where: str) -> None:
     if done.returncode:
         said = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
         what = f"does not apply ({said[0] if said else command[0]})"
+        back = [*command[:2], "--reverse", *command[2:]]
+        if not subprocess.run(back, cwd=root, env=env, capture_output=True, timeout=SECONDS, check=False).returncode:
+            raise UserError("applies only in reverse", where, "Make it the other way round, or is it bug and not fix?")
         raise UserError(what, where, "Make it with `git diff --relative` in the folder that `repo` names")

@@ -6,11 +6,12 @@ gives, else what the bug changed.
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import shutil
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
@@ -22,7 +23,7 @@ from repo_agent.errors import UserError
 from repo_agent.sandbox.workspace import Files
 from repo_agent.tasks.change import Change
 from repo_agent.tasks.command import looks_like_test, parse_command
-from repo_agent.tasks.source import Source
+from repo_agent.tasks.source import Answers, Source
 from repo_agent.tasks.task import Suite, Task, may_write
 
 TEST_SECONDS, WALL_SECONDS = 10.0, 120.0
@@ -39,6 +40,7 @@ class Settings(pydantic.BaseModel):
     tests: list[str] | None = None
     writable: list[str] = []
     exclude: list[str] = []
+    ignored: bool = False
     python: str = ""
     pythonpath: list[str] = []
     test_seconds: float = pydantic.Field(TEST_SECONDS, gt=0)
@@ -79,20 +81,20 @@ def repository_suite(path: Path, spec: str) -> Suite:
     twice = sorted({name for name in ids if ids.count(name) > 1})
     if twice:
         raise UserError(f"more than one task has the id {', '.join(twice)}", str(path), "Give each its own")
-    answers = frozenset(
-        {Path(os.path.realpath(path)), *(place for entry in entries for place in _answers(path, entry))}
-    )
+    answers = _answers(path, entries)
 
     @cache
-    def files_of(root: Path, exclude: tuple[str, ...]) -> Files:
-        return Source(root, exclude, answers).files()
+    def files_of(root: Path, exclude: tuple[str, ...], ignored: bool, where: str) -> Files:
+        return Source(root, exclude, answers, ignored, where).files()
+
+    first: dict[tuple[Any, ...], str] = {}
 
     tasks = []
     for entry in entries:
         if not entry.repo:
             raise UserError("repo is missing", _where(path, entry), "Give it here or in [defaults]")
-        root = Path(os.path.realpath(_place(path, entry.repo)))
-        tasks.append(_task(path, entry, files_of(root, tuple(entry.exclude))))
+        source = (Path(os.path.realpath(_place(path, entry.repo))), tuple(entry.exclude), entry.ignored)
+        tasks.append(_task(path, entry, files_of(*source, first.setdefault(source, _where(path, entry)))))
     return Suite(spec, tuple(tasks))
 
 
@@ -123,10 +125,27 @@ def _refusal(path: Path, raw: Any, detail: Mapping[str, Any]) -> UserError:
         where, keys, known = f"{path}: task {name or f'number {keys[1] + 1}'}", keys[2:], Entry
     key = ".".join(map(str, keys))
     if detail["type"] == "extra_forbidden":
-        return UserError(f"unknown key {key}", where, f"Known: {', '.join(known.model_fields)}")
+        meant = difflib.get_close_matches(key, known.model_fields, 1)
+        hint = f"Did you mean {meant[0]}? " if meant else ""
+        return UserError(f"unknown key {key}", where, f"{hint}Known: {', '.join(known.model_fields)}")
     if detail["type"] == "missing":
-        return UserError(f"{key} is missing", where, "Add it")
-    return UserError(f"{key or 'it'}: {detail['msg']}", where, "Correct it")
+        strange = [name for name in raw if name not in known.model_fields] if known is SuiteFile else []
+        return UserError(f"{key} is missing", where, f"Is {strange[0]} meant?" if strange else "Add it")
+    shape = _SHAPES.get(detail["type"], "")
+    if not shape:
+        return UserError(f"{key}: {detail['msg']}", where, "Correct it")
+    hint = f". For a file's name use {key}_patch or {key}_dir" if key in ("bug", "fix") else ""
+    return UserError(f"{key or 'the whole'} is no {shape[0]}", where, f"Write it as {shape[1]}{hint}")
+
+
+_SHAPES = {
+    "list_type": ("list", '["a", "b"]'),
+    "dict_type": ("table", '{ "path" = "text" }'),
+    "model_type": ("table", "tasks and defaults, see docs/suites.md"),
+    "model_attributes_type": ("table", "tasks and defaults, see docs/suites.md"),
+    "string_type": ("text", '"…"'),
+}
+"""Pydantic's names of what is wrong → what was expected, and how it is written."""
 
 
 def _with_defaults(entry: Entry, defaults: Settings) -> Entry:
@@ -149,10 +168,13 @@ def _change(path: Path, entry: Entry, name: str) -> Change:
     return Change(name, texts, *places)
 
 
-def _answers(path: Path, entry: Entry) -> list[Path]:
-    """Files and folders that give a bug or a fix away."""
-    changes = [_change(path, entry, name) for name in ("bug", "fix")]
-    return [Path(os.path.realpath(place)) for one in changes for place in (one.folder, one.patch) if place is not None]
+def _answers(path: Path, entries: Sequence[Entry]) -> Answers:
+    """What gives a bug or a fix away: the suite file, and what its tasks name."""
+    changes = [_change(path, entry, name) for entry in entries for name in ("bug", "fix")]
+    places = [path, *(place for one in changes for place in (one.folder, one.patch) if place is not None)]
+    real = [Path(os.path.realpath(place)) for place in places]
+    contents = frozenset(place.read_bytes() for place in real if place.is_file())
+    return Answers(frozenset(real), Path(os.path.abspath(path)), contents - {b""})
 
 
 def _task(path: Path, entry: Entry, good: Files) -> Task:

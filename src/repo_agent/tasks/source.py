@@ -1,16 +1,18 @@
 """The files of a user's repository, for workspaces: read, never touched, and without what a workspace must not hold.
 
-Left out: version control, caches, packages of node, virtual environments (a folder with pyvenv.cfg), compiled Python,
-`.env` (keys), run and dataset directories of ours (their traces hold fixes), links that lead outside, and what the
-suite file excludes.
+Left out: version control and what git ignores, caches, packages of node, virtual environments (a folder with
+pyvenv.cfg), compiled Python, `.env` and `.env.*` (keys), what patches leave behind (`*.orig`, `*.rej`), run and
+dataset directories of ours (their traces hold fixes), links that lead outside, what gives answers away (`Answers`), and
+what the suite file excludes.
 """
 
 from __future__ import annotations
 
 import os
+import subprocess
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -20,6 +22,28 @@ MAX_FILES, MAX_BYTES = 10_000, 50_000_000
 _VERSIONS, _CACHES = ".git .hg .svn", "__pycache__ .pytest_cache .mypy_cache .ruff_cache .hypothesis .tox .nox"
 LEFT_OUT = frozenset(f"{_VERSIONS} {_CACHES} .eggs node_modules .env .DS_Store".split())
 """Names of files and folders, wherever they stand."""
+_LEFT_OVER = ("*.pyc", "*.orig", "*.rej", ".env.*")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What gives a bug or a fix away, and how copies of it are known in another checkout."""
+
+    places: frozenset[Path] = frozenset()
+    """The suite file, its patches and its folders of fixes, with every link resolved."""
+    suite: Path = Path()
+    """A folder called as the suite file's and with a file called as it is one of its copies; the root is none."""
+    contents: frozenset[bytes] = frozenset()
+    """Of the suite file and its patches."""
+
+    def give_away(self, path: Path, root: Path) -> bool:
+        """Whether a file or folder below `root` is one of them, or a copy."""
+        if Path(os.path.realpath(path)) in self.places:
+            return True
+        if path.is_dir():
+            return path != root and path.name == self.suite.parent.name and (path / self.suite.name).is_file()
+        sizes = {len(content) for content in self.contents}
+        return path.is_file() and path.stat().st_size in sizes and path.read_bytes() in self.contents
 
 
 @dataclass(frozen=True)
@@ -30,45 +54,57 @@ class Source:
     """With every link resolved."""
     exclude: tuple[str, ...] = ()
     """Patterns (fnmatch, `*` matches `/` too) of files, or folders with all below them."""
-    answers: frozenset[Path] = frozenset()
-    """The suite file, its patches and its folders of fixes, with every link resolved."""
+    answers: Answers = field(default_factory=Answers)
+    ignored: bool = False
+    """Take what git ignores too."""
+    where: str = ""
+    """Suite file and task, for errors."""
 
     def files(self) -> dict[str, str | bytes]:
         """Every file that stays: path → text, or bytes where it is not UTF-8.
 
         Raises UserError for a folder that is not there, one over the limits, or a file that cannot be read.
         """
+        place = f"{self.where}: {self.root}" if self.where else str(self.root)
         if not self.root.is_dir():
-            raise UserError("no such folder", str(self.root), "`repo` is a path relative to the suite file")
+            remedy = "`repo` is the path of a folder, relative to the suite file; clone what is elsewhere"
+            raise UserError("no such folder", place, remedy)
         found, total, sizes = dict[str, str | bytes](), 0, dict[str, int]()
+        known = None if self.ignored else known_to_git(self.root)
         try:
-            for name, path in self._walk(self.root, (self.root,)):
+            for name, path in self._walk(self.root, (self.root,), known):
                 sizes[name] = path.stat().st_size
                 total += sizes[name]
                 if len(sizes) > MAX_FILES or total > MAX_BYTES:
-                    raise _too_large(self.root, sizes)
+                    raise _too_large(place, sizes)
                 found[name] = read_content(path)
         except OSError as error:
-            raise UserError(f"cannot be read ({error})", str(self.root), "Exclude it with `exclude`") from error
+            raise UserError(f"cannot be read ({error})", place, "Exclude it with `exclude`") from error
+        if not found:
+            raise UserError("holds no files", place, "Is it the repository's root? Ignored files are not taken")
         return found
 
-    def _walk(self, folder: Path, above: tuple[Path, ...]) -> Iterator[tuple[str, Path]]:
+    def _walk(self, folder: Path, above: tuple[Path, ...], known: Collection[str] | None) -> Iterator[tuple[str, Path]]:
         """Files as (path relative to the root, path), sorted by folder. `above`: the real folders on the way here,
-        into which no link is followed."""
+        into which no link is followed. `known`: the paths to take, folders on the way to them too; None: all."""
         for path in sorted(folder.iterdir()):
             name = path.relative_to(self.root).as_posix()
             real = Path(os.path.realpath(path))
+            if known is not None and name not in known:
+                continue
             if self._is_out(name, path) or (path.is_symlink() and self._is_link_out(real)):
                 continue
             if real.is_dir():
                 if real not in above:
-                    yield from self._walk(path, (*above, real))
+                    # Of a link or a submodule git knows the name alone.
+                    below = None if known is None or f"{name}/" not in known else known
+                    yield from self._walk(path, (*above, real), below)
             elif real.is_file():
                 _check_name(name, self.root)
                 yield name, path
 
     def _is_out(self, name: str, path: Path) -> bool:
-        if path.name in LEFT_OUT or path.suffix == ".pyc" or Path(os.path.realpath(path)) in self.answers:
+        if path.name in LEFT_OUT or is_excluded(path.name, _LEFT_OVER) or self.answers.give_away(path, self.root):
             return True
         return is_excluded(name, self.exclude) or (path.is_dir() and _is_no_source(path))
 
@@ -78,6 +114,22 @@ class Source:
             return True
         on_the_way = [real, *real.parents[: max(0, len(real.relative_to(self.root).parts) - 1)]]
         return any(self._is_out(part.relative_to(self.root).as_posix(), part) for part in on_the_way)
+
+
+def known_to_git(root: Path) -> frozenset[str] | None:
+    """What git tracks below `root` or would add: files, submodules and links by name, and folders on the way to them
+    twice, also with a `/` at the end. None where `root` is in no repository, or git is not installed."""
+    listed = ("ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    command = ["git", "-C", str(root), "-c", "core.fsmonitor=false", *listed]
+    try:
+        done = subprocess.run(command, capture_output=True, check=False)
+    except OSError:
+        return None
+    names = [os.fsdecode(name).rstrip("/") for name in done.stdout.split(b"\0") if name]
+    if done.returncode or not names:
+        return None
+    folders = {str(parent) for name in names for parent in Path(name).parents} - {"."}
+    return frozenset((*names, *folders, *(f"{folder}/" for folder in folders)))
 
 
 def is_excluded(name: str, patterns: Collection[str]) -> bool:
@@ -109,15 +161,17 @@ def _check_name(name: str, root: Path) -> None:
         raise UserError(f"a file name that is not UTF-8: {name!a}", str(root), "Rename it") from error
 
 
-def _too_large(root: Path, sizes: Mapping[str, int]) -> UserError:
-    """Says where most of it lies, as far as it was read."""
+def _too_large(place: str, sizes: Mapping[str, int]) -> UserError:
+    """Says which limit was hit and where most of it lies, as far as it was read."""
     folders, files = Counter[str](), Counter[str]()
     for name, size in sizes.items():
         top = name.split("/")[0]
         folders[top] += size
         files[top] += 1
-    top, size = folders.most_common(1)[0]
-    most, count = files.most_common(1)[0]
-    what = f"more than {MAX_FILES:,} files or {MAX_BYTES / 1e6:.0f} MB"
-    where = f"{top} holds {size / 1e6:.0f} MB, {most} {count:,} files"
-    return UserError(f"{what}, as far as it was read: {where}", str(root), 'Leave some out: exclude = ["data/*"]')
+    if len(sizes) > MAX_FILES:
+        top, count = files.most_common(1)[0]
+        what, most = f"more than {MAX_FILES:,} files", f"{top} holds {count:,}"
+    else:
+        top, size = folders.most_common(1)[0]
+        what, most = f"more than {MAX_BYTES / 1e6:.0f} MB", f"{top} holds {size / 1e6:.0f} MB"
+    return UserError(f"{what}, as far as it was read: {most}", place, f'Leave it out: exclude = ["{top}"]')

@@ -18,6 +18,8 @@ from repo_agent.sandbox.workspace import Files
 from repo_agent.tasks.comparing import comparing_classes
 
 HELD_OUT_SHARE = 3 / 8
+RUNNERS = frozenset("Makefile makefile GNUmakefile justfile noxfile.py Taskfile.yml package.json".split())
+"""Names of files that say what a test command does."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,12 @@ class Task:
     @cached_property
     def put_back(self) -> frozenset[str]:
         """The files that get their first content before every test run: `pristine`, test files, configuration of pytest
-        and Python, and where `writable` says what may be written, everything else."""
+        and Python, of a command the files that it names and those of task runners, and where `writable` says what may
+        be written, everything else."""
         own = {*self.pristine, *(test.partition("::")[0] for test in self.tests)}
+        if self.command:
+            words = {word.removeprefix("./") for part in self.command for word in part.split()}
+            own |= {name for name in self.files if name in words or PurePosixPath(name).name in RUNNERS}
         return frozenset(
             name
             for name in self.files
@@ -130,12 +136,14 @@ class Suite:
     def split(self, held_out: int | None = None) -> Split:
         """Rank the groups by the SHA-256 of their name; the first `held_out` groups are held out.
 
-        Default: three eighths of the groups, rounded up. Raises UserError for a count that leaves a side empty.
+        Default: three eighths of the groups, rounded up, and none of one group alone. Raises UserError for a count that
+        leaves nothing to train on.
         """
         groups = sorted({task.split_group for task in self.tasks}, key=_rank)
-        count = math.ceil(len(groups) * HELD_OUT_SHARE) if held_out is None else held_out
-        if not 0 < count < len(groups):
-            remedy = f"Give 1 to {len(groups) - 1} of its {len(groups)} groups"
+        share = min(math.ceil(len(groups) * HELD_OUT_SHARE), len(groups) - 1)
+        count = share if held_out is None else held_out
+        if not 0 <= count < len(groups):
+            remedy = f"Give 0 to {len(groups) - 1} of its {len(groups)} groups"
             raise UserError(f"cannot hold out {count} groups of suite {self.spec}", "--held-out", remedy)
         chosen = set(groups[:count])
         held = tuple(task.id for task in self.tasks if task.split_group in chosen)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from repo_agent.errors import boundary
 from repo_agent.sandbox.grade import grade
@@ -25,6 +25,8 @@ class Validation:
     odd: list[dict[str, str]]
     no_fix: int = 0
     """Tasks without a known fix: for these only the untouched state was graded."""
+    unproven: list[dict[str, str]] = field(default_factory=list)
+    """What the tests of those said: {"task", "what"}. Nobody else can tell whether they fail for the right reason."""
 
 
 async def validate(
@@ -67,14 +69,41 @@ def _summary(suite: Suite, untouched: list[Grade], fixed: Mapping[str, Grade]) -
     odd = []
     for task, before in zip(suite.tasks, untouched, strict=True):
         after = fixed.get(task.id)
-        if before.outcome in ("passed", "no_tests"):
+        if before.outcome == "passed":
+            odd.append({"task": task.id, "what": f"untouched: {before.output}\n{_WHY_PASSED}"})
+        elif before.outcome == "no_tests" or _did_not_start(task, before):
             odd.append({"task": task.id, "what": f"untouched: {before.output}"})
         if after is not None and after.outcome != "passed":
             odd.append({"task": task.id, "what": f"with its fix: {after.output}"})
+        odd += [{"task": task.id, "what": text} for text in _readable_fixes(task)]
+    unproven = [
+        {"task": task.id, "what": before.output}
+        for task, before in zip(suite.tasks, untouched, strict=True)
+        if task.fix is None
+    ]
     return Validation(
         tasks=len(suite.tasks),
         fix_passes=sum(result.outcome == "passed" for result in fixed.values()),
         untouched_fails=sum(result.outcome not in ("passed", "no_tests") for result in untouched),
         odd=odd,
         no_fix=len(suite.tasks) - len(fixed),
+        unproven=unproven,
     )
+
+
+_WHY_PASSED = "(no test notices the bug, or the bug is not there)"
+
+
+def _did_not_start(task: Task, grade: Grade) -> bool:
+    """Whether a command ended with what a shell gives for a program that is not there, or cannot be run."""
+    return bool(task.command) and grade.output.startswith(("exit code 127", "exit code 126"))
+
+
+def _readable_fixes(task: Task) -> list[str]:
+    """Where in its own workspace a task's fix can be read."""
+    return [
+        f"the fix of {path} can be read in {name}\n(leave that out with `exclude`)"
+        for path, text in (task.fix or {}).items()
+        for name, content in task.files.items()
+        if content == text
+    ]

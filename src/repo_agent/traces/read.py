@@ -27,7 +27,7 @@ def read_trace(path: Path) -> Trace:
     """Read one trace of either shape. Raises UserError as the module says, and for a file without a whole line."""
     records, problems = read_lines(path)
     if not records:
-        raise UserError("holds no whole line, so no run", str(path), REMEDY)
+        raise UserError("holds no run", str(path), "Give a trace, RUN/traces/TASK/0.jsonl; a torn one can go")
     return _trace(path, records, problems)
 
 

@@ -58,8 +58,8 @@ class RunDir:
         before, now = run.record, json.loads(json.dumps(record))
         keys = sorted(key for key in {*before, *now} - FREE_KEYS if before.get(key) != now.get(key))
         if keys:
-            remedy = "Give the same settings to go on with it, or another --out"
-            raise UserError(f"was run with other settings (differing: {', '.join(keys)})", str(path), remedy)
+            what = f"was run with other settings (differing: {', '.join(keys)}){_changed_tasks(before, now)}"
+            raise UserError(what, str(path), "Give the same settings to go on with it, or another --out")
         return run
 
     @property
@@ -196,6 +196,13 @@ class TraceWriter:
             os.fsync(self._file.fileno())
             self._part.rename(target)
         self.close()
+
+
+def _changed_tasks(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Names a few of the tasks that are no longer what they were."""
+    then, hashes = before.get("task_hashes") or {}, now.get("task_hashes") or {}
+    changed = [task for task, known in hashes.items() if then.get(task, known) != known]
+    return f"; changed since: {', '.join(changed[:5])}{', …' if len(changed) > 5 else ''}" if changed else ""
 
 
 def folder_name(task: str) -> str:

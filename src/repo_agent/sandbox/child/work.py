@@ -67,6 +67,8 @@ def _prepared(job: dict[str, Any], channel: Channel, work: str) -> Any:
         from repo_agent.sandbox.child.cases import prepare as prepare_cases
 
         return prepare_cases(job, channel, work)
+    if job["pythonpath"]:
+        os.environ["PYTHONPATH"] = os.pathsep.join(os.path.join(work, folder) for folder in job["pythonpath"])
     return lambda: _execute(job["command"])
 
 
