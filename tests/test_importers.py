@@ -60,6 +60,30 @@ def test_whole_conversations(tmp_path: Path) -> None:
     assert "give --tools" in found["problems"][0]
 
 
+def test_the_older_wire_has_functions_and_one_function_call(tmp_path: Path) -> None:
+    called = {"role": "assistant", "content": None, "function_call": {"name": "read", "arguments": '{"path": "a"}'}}
+    talk = [SYSTEM, USER, called, {"role": "function", "name": "read", "content": "x = 1"}, DONE]
+    log = lines(tmp_path / "log.jsonl", {"messages": talk, "functions": [READ["function"]]})
+    log.write_bytes(b"\xef\xbb\xbf" + log.read_bytes())
+    assert import_logs("openai", log, tmp_path / "run")["turns"] == {"ok": 1, "final": 1}
+    (trace,) = read_traces([tmp_path / "run"])[0]
+    assert trace.tools == [READ] and trace.turns[1].context[-1].role == "tool"
+
+
+def test_a_text_that_the_agent_went_on_from_is_no_final_and_many_calls_are_calls(tmp_path: Path) -> None:
+    two = call('{"path": "a"}')
+    two["tool_calls"] = two["tool_calls"] * 2
+    prose = [SYSTEM, USER, {"role": "assistant", "content": "I look."}, USER, *TALK[2:4], DONE]
+    log = lines(
+        tmp_path / "log.jsonl",
+        {"messages": prose, "tools": [READ]},
+        {"messages": [SYSTEM, USER, two, answer("x"), DONE], "tools": [READ]},
+    )
+    made = import_logs("openai", log, tmp_path / "run")
+    assert made["turns"] == {"no_call": 1, "multiple_calls": 1, "ok": 1, "final": 2}
+    assert inventory([tmp_path / "run"])["turns"] == made["turns"]
+
+
 def test_logged_requests_are_threaded_like_live_ones(tmp_path: Path) -> None:
     def entry(messages: list[Any], reply: dict[str, Any]) -> dict[str, Any]:
         return {"request": {"model": "m", "messages": messages, "tools": [READ]}, "response": completion(reply)}

@@ -27,8 +27,9 @@ from repo_agent.data.build import build
 from repo_agent.data.gates import RecordedSplit
 from repo_agent.data.inventory import inventory
 from repo_agent.errors import UserError
-from repo_agent.record.secrets import bare, secrets_of, without
+from repo_agent.record.secrets import bare, secrets_of
 from repo_agent.record.serve import RecordOptions, serve
+from repo_agent.redact import redacted
 from repo_agent.traces.read import read_trace, read_traces
 from repo_agent.traces.trace import Trace
 
@@ -434,11 +435,42 @@ def test_no_key_is_stored_wherever_it_stood(between: Callable[..., Any], tmp_pat
     )
 
 
+def test_a_key_at_the_cut_in_a_goal_and_in_a_tools_schema(between: Callable[..., Any]) -> None:
+    with between(lambda body: {"status": 500, "body": {"error": "x" * 260 + KEY}}) as (recorder, _):
+        tool = {"type": "function", "function": {"name": "f", "parameters": {"properties": {KEY: {}}}}}
+        for goal in (f"log in with {KEY}", "another"):
+            with pytest.raises(openai.OpenAIError):
+                ask(recorder.client(), [user(goal)], tools=[tool])
+    files = [path for path in recorder.out.rglob("*") if path.is_file()]
+    stored = " ".join([*map(str, files), *(path.read_text() for path in files)]).lower()
+    assert len(files) > 2 and not [size for size in range(8, len(KEY)) if KEY[:size].lower() in stored]
+
+
+@pytest.mark.parametrize(
+    ("headers", "url", "body"),
+    [
+        ({"Authorization": "Bearer correct-horse"}, "http://h/", {}),
+        ({"apikey": "correct-horse"}, "http://h/", {}),
+        ({"X-Vendor-Auth": "correct-horse"}, "http://h/", {}),
+        ({"Cookie": "a=correct-horse; b=c"}, "http://h/", {}),
+        ({"Authorization": "Basic bWU6Y29ycmVjdC1ob3JzZQ=="}, "http://h/", {}),
+        ({}, "http://h/?code=correct-horse", {}),
+        ({}, "http://h/", {"extra": [{"api_key": "correct-horse"}]}),
+    ],
+)
+def test_where_a_request_carries_keys(headers: dict[str, str], url: str, body: dict[str, Any]) -> None:
+    assert "correct-horse" in secrets_of(headers, url, body)
+
+
+def test_what_a_conversation_is_about_is_no_key() -> None:
+    assert not secrets_of({}, "http://h/", {"messages": [{"key": "correct-horse"}], "tools": [{"key": "an-argument"}]})
+
+
 def test_plain_words_are_no_keys_and_urls_are_bared() -> None:
     assert secrets_of({"Authorization": "Bearer none", "api-key": "EMPTY"}, "http://h/?token=dummy", {}) == frozenset()
     assert secrets_of({}, "https://me:pass1word@h/v1", {}) == {"pass1word"}
     assert bare("https://me:pass1word@h:81/v1?key=x#y") == "https://h:81/v1"
-    assert without({"a": ["x hunter22x", 1]}, ["hunter22"]) == {"a": ["x [key]x", 1]}
+    assert redacted({"a": ["x hunter22x", 1]}, ["hunter22"]) == {"a": ["x [key]x", 1]}
 
 
 # --- the process

@@ -114,7 +114,12 @@ def test_a_task_without_a_fix_is_noted_and_not_odd(repo: Path, tmp_path: Path) -
     lay(repo, {"shop/maths.py": BAD})
     task = one(tmp_path, "")
     assert task.fix is None and check(task) == Validation(
-        1, 0, 1, [], 1, [{"task": "half", "what": "1 failed\ntests/test_maths.py::test_half: AssertionError: assert 8 == 2"}]
+        1,
+        0,
+        1,
+        [],
+        1,
+        [{"task": "half", "what": "1 failed\ntests/test_maths.py::test_half: AssertionError: assert 8 == 2"}],
     )
     command = [sys.executable, "-m", "repo_agent.cli", "suite", "validate", str(tmp_path / "suite.toml")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

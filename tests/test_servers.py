@@ -8,6 +8,7 @@ import time
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from fault_server import TRANSIENT, FaultServer, said
@@ -250,6 +251,9 @@ def test_a_key_may_lie_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         f"https://h/v1?key={KEY}",
         f"ftp://{KEY}@h",
         f"https://h/#{KEY}",
+        f"h:81/v1?key={KEY}",
+        f"localhost/v1?key={KEY}",
+        f"h.example.com/v1?key={KEY}",
     ],
 )
 def test_a_key_in_a_url_is_refused_and_not_repeated(url: str) -> None:
@@ -276,7 +280,21 @@ def test_no_file_of_a_run_holds_the_key_though_the_server_repeats_it(
         result = run_eval(_options(tmp_path / "run", server))
     kept = _kept(tmp_path / "run")
     assert result["owed"] == 2 and {key for _, _, key in server.asked} == {KEY}
-    assert KEY not in kept and "what is ***" in kept
+    assert KEY not in kept and "what is [key]" in kept
+
+
+def test_a_reply_that_repeats_the_key_is_masked_before_anything_sees_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    key = "odd/shape+without-digits"
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    quoted = quote(key, safe="")
+    call = {"type": "tool_call", "name": "read_file", "args": {"rel_path": f"{key}/{quoted}", "max_chars": 9}}
+    told = {**said(json.dumps(call)), "model": f"m {key}", "system_fingerprint": quoted}
+    with FaultServer(lambda body, seen: told) as server:
+        run_eval(_options(tmp_path / "run", server, max_steps=2))
+    kept = _kept(tmp_path / "run")
+    assert key not in kept and quoted not in kept and "[key]/[key]" in kept and "m [key]" in kept
 
 
 def test_a_refused_key_stops_the_run_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

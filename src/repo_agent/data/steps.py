@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from repo_agent import redact
 from repo_agent.data.contract import Contract, our_contract, rerendered
 from repo_agent.messages import Message, ToolCall, canonical_json, digest
 from repo_agent.protocols import PROTOCOLS, Protocol, protocol_named
 from repo_agent.tools.files import default_registry
 from repo_agent.tools.registry import Registry, ToolResult
-from repo_agent.tools.verdict import Parsed, Verdict, executed, judge
+from repo_agent.tools.verdict import FINALS, Parsed, Verdict, executed, holds_call, judge
 from repo_agent.traces.read import Trace, Turn, run_folder
 
 _RAN = frozenset({"ok", "exec_error", "bad_value"})
@@ -24,7 +25,6 @@ _READS = re.compile(r"(list|read|grep|find|search|view|show|get|open|cat|ls|glob
 _BEFORE = r"(?:(?<![\w.~-])(?<!:/)|(?<=\\[nrt]))"
 """Where an absolute path may begin: not inside a name or after a URL's //, but after an escaped newline or tab."""
 _HOME = re.compile(_BEFORE + r"/(?:home|Users)/[^/\s\"'\\:]+")
-_KEY = re.compile(r"\b(?:sk-|hf_|tgp_|gh[pousr]_|AKIA)[A-Za-z0-9_-]{16,}")
 
 
 @dataclass(frozen=True)
@@ -129,10 +129,10 @@ def classify(trace: Trace, registry: Registry) -> list[Verdict]:
             truncated=turn.finish_reason == "length",
             any_call=any_call,
         )
+        any_call = any_call or verdict.turn_class is None or (not ours and holds_call(verdict))
         if verdict.turn_class is None:
-            any_call = True
             verdict = replace(verdict, turn_class=_outcome(turn) if ours else "ok")
-        if not ours and verdict.final and turn is not trace.turns[-1]:
+        if not ours and verdict.turn_class in FINALS and turn is not trace.turns[-1]:
             verdict = Verdict("no_call", error="a reply without a call, and the agent went on")
         verdicts.append(verdict)
     return verdicts
@@ -146,7 +146,7 @@ def scrub(text: str) -> str:
     own = os.path.expanduser("~").rstrip("/")
     if own.startswith("/"):
         text = re.sub(_BEFORE + re.escape(own) + r"(?![\w-]|\.\w)", "~", text)
-    return _KEY.sub("[key]", _HOME.sub("~", text)).encode(errors="replace").decode()
+    return redact.SHAPED.sub(redact.MARK, _HOME.sub("~", text)).encode(errors="replace").decode()
 
 
 def _protocol(trace: Trace) -> Protocol | None:

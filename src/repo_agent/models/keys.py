@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from typing import Any
+from urllib.parse import urlsplit
 
 from repo_agent.errors import UserError
+from repo_agent.redact import may_be_key, redacted
 
 KEY_FILE = "REPO_AGENT_KEY_FILE"
 PRESETS = {"openai": "https://api.openai.com/v1", "together": "https://api.together.xyz/v1"}
@@ -30,11 +32,9 @@ def key_for(base_url: str) -> str:
     return key or "none"
 
 
-def without_key(text: str, key: str) -> str:
-    """A server's words without the key, which it may repeat."""
-    if len(key) < 8:
-        return text
-    return text.replace(key, "***").replace(quote(key, safe=""), "***")
+def without_key(value: Any, key: str) -> Any:
+    """A server's words or its whole answer without the key, which it may repeat."""
+    return redacted(value, (key,), shaped=False) if may_be_key(key) else value
 
 
 def _read(path: Path) -> str:

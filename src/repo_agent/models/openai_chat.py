@@ -127,7 +127,7 @@ class OpenAIChat:
             raise Transient("answered without a choice")
         if first.get("finish_reason") == "content_filter":
             raise InfraError("model", f"{self.name} withheld the reply (content_filter)")
-        found: dict[str, Any] = answer
+        found: dict[str, Any] = without_key(answer, self._key)
         return found
 
     def _body(self, request: Request) -> dict[str, Any]:

@@ -13,6 +13,10 @@ from repo_agent.models.keys import PRESETS
 FORMS = "local:NAME-OR-PATH[+ADAPTER], openai:NAME[@BASE_URL], together:NAME, or oracle"
 
 
+_HOST = re.compile(r"localhost\b|\[|[^/]*:\d|[^/]+\.[^/]+/|[\w.-]+\.[a-z]{2,}$|\d+\.\d+\.\d+\.\d+")
+"""What a server's address begins with."""
+
+
 def parts(spec: str) -> tuple[str, str, str]:
     """A spec's kind, name and adapter folder ("" without one): `local:tiny+adapters/a` is local, tiny, adapters/a."""
     kind, _, rest = spec.partition(":")
@@ -32,6 +36,9 @@ def open_model(spec: str) -> Model:
         from repo_agent.models.local import LocalModel
 
         return LocalModel(base, Path(adapter).expanduser() if adapter else None, name=spec)
+    tail = spec.rpartition("@")[2]
+    if kind in PRESETS and base and "@" in spec and "://" not in spec and _HOST.match(tail):
+        raise UserError("what follows @ is a server without http://", f"{kind}:{base}", "Write http:// or https://")
     if kind in PRESETS and "://" not in spec and base:
         return _served(spec.partition(":")[2], PRESETS[kind])
     found = re.fullmatch(r"openai:(.+)@(https?://.+)", spec)

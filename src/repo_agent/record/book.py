@@ -21,6 +21,7 @@ from repo_agent.messages import digest
 from repo_agent.record.thread import Thread
 from repo_agent.record.verdict import Judge, Tally
 from repo_agent.record.wire import Asked
+from repo_agent.redact import redacted
 from repo_agent.tools.registry import Registry
 from repo_agent.traces.store import RunDir
 
@@ -44,16 +45,16 @@ class TaskFrom:
         elif self.spec not in ("goal", "name"):
             raise UserError(f"no such way to name a task: {self.spec!r}", "--task-from", "goal, name or regex:PATTERN")
 
-    def task(self, asked: Asked, name: str | None) -> str:
+    def task(self, goal: str, name: str | None) -> str:
         """The task's id; the same goal gives the same task, so that several rollouts of it stand together."""
         if self.spec == "name" and name:
             return name
         if self.spec.startswith("regex:"):
-            found = re.search(self.spec.removeprefix("regex:"), asked.goal)
+            found = re.search(self.spec.removeprefix("regex:"), goal)
             if found and (found[1] if found.re.groups else found[0]):
                 return found[1] if found.re.groups else found[0]
-        words = re.sub(r"[^a-z0-9]+", "-", asked.goal[: 4 * _SLUG].lower()).strip("-")[:_SLUG].strip("-")
-        return f"{words or 'rollout'}-{digest(asked.goal.encode(errors='replace').decode())[:8]}"
+        words = re.sub(r"[^a-z0-9]+", "-", goal[: 4 * _SLUG].lower()).strip("-")[:_SLUG].strip("-")
+        return f"{words or 'rollout'}-{digest(goal.encode(errors='replace').decode())[:8]}"
 
 
 class Book:
@@ -110,7 +111,7 @@ class Book:
         """A new thread, its `run_start` written; its task's next free rollout is claimed."""
         while len(self.open) >= MAX_OPEN and (idle := [thread for thread in self.open if not thread.busy]):
             self.end([min(idle, key=lambda thread: thread.last)], "stopped")
-        task = task or self._task_from.task(asked, name)
+        task = task or self._task_from.task(redacted(asked.goal, secrets), redacted(name, secrets))
         writer = None
         while writer is None:
             number = self._next.get(task, 0)

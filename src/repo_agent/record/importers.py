@@ -111,7 +111,7 @@ def _exchange(book: Book, said: Asked, response: Any, where: str) -> None:
             raise UserError(f"a response that cannot be read ({error})", where, _EACH) from error
     else:
         told = body.get("error") if isinstance(body, dict) else body
-        thread.fail(said, f"the log holds no completion: {json.dumps(told)[:200]}", None)
+        thread.fail(said, f"the log holds no completion: {json.dumps(told)[:10_000]}", None)
     thread.busy = False
 
 
@@ -171,7 +171,7 @@ def _command(entry: dict[str, Any]) -> Judged:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    with path.open(encoding="utf-8", errors="surrogateescape") as file:
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 try:

@@ -28,7 +28,8 @@ _HOP_BY_HOP = frozenset(
     "upgrade host content-length expect".split()
 )
 _DONE = re.compile(rb"(?:^|\n)data: ?\[DONE\]")
-_CAUSE = 300
+_READ = 10_000
+"""Characters of an error's body that are looked at."""
 
 
 class Proxy:
@@ -178,12 +179,12 @@ class _Exchange:
         encoding = upstream.headers.get("Content-Encoding", "identity").lower()
         if upstream.status != 200:
             text = _decoded(body, encoding).decode(errors="replace")
-            return self.fail(f"the upstream answered {upstream.status}: {' '.join(text.split())[:_CAUSE]}")
+            return self.fail(f"the upstream answered {upstream.status}: {' '.join(text[:_READ].split())}")
         try:
             plain = _decoded(body, encoding)
             reply = read_stream(plain) if streamed else read_reply(_object(plain))
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
-            return self.fail(f"the reply cannot be read: {str(error)[:_CAUSE]}")
+            return self.fail(f"the reply cannot be read: {error}")
         return self._done(reply)
 
     def fail(self, cause: str) -> None:

@@ -1,30 +1,59 @@
-"""Keys stay out of traces: those that a request carries, wherever they turn up again, and what is shaped like one."""
+"""The keys that a request carries, so that its trace holds none of them."""
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
-MARK = "[key]"
-_HEADER = re.compile(r"authorization|cookie|(^|-)(key|token|secret)$", re.IGNORECASE)
-_NAME = re.compile(r"(^|[-_])(key|token|secret|password|authorization|sig|signature)$|^apikey$", re.IGNORECASE)
-_SHAPED = re.compile(r"\b(?:sk-|hf_|tgp_|gh[pousr]_|AKIA|xox[bp]-|AIza)[A-Za-z0-9_-]{16,}")
-_SHORTEST = 8
+from repo_agent.redact import may_be_key
+
+_HEADER = re.compile(r"auth|cookie|key|token|secret|password", re.IGNORECASE)
+_NAME = re.compile(
+    r"(^|[-_])(key|token|secret|password|auth|authorization|code|sig|signature)$|^apikey$", re.IGNORECASE
+)
+_TEXTS = frozenset({"messages", "tools", "functions", "input", "prompt", "response_format"})
+"""Fields of a body that hold what is said, not who says it."""
 
 
 def secrets_of(headers: Mapping[str, str], url: str, body: Mapping[str, Any]) -> frozenset[str]:
-    """Every key that a request carries: in headers, in its URL, in top-level fields of its body.
+    """Every key that a request carries: in headers, in its URL, in fields of its body beside what is said.
 
     Words too short or too plain to be one (`none`, `EMPTY`) are left alone: they would blot out ordinary text.
     """
     parts = urlsplit(url)
-    found = [value.split()[-1] for name, value in headers.items() if _HEADER.search(name) and value.strip()]
+    found = [word for name, value in headers.items() if _HEADER.search(name) for word in _words(value)]
     found += [value for name, value in parse_qsl(parts.query) if _NAME.search(name)]
     found += [unquote(word) for word in (parts.username, parts.password) if word]
-    found += [value for name, value in body.items() if _NAME.search(name) and isinstance(value, str)]
-    return frozenset(word for word in found if _may_be_key(word))
+    found += _fields({name: value for name, value in body.items() if name not in _TEXTS})
+    return frozenset(filter(may_be_key, found))
+
+
+def _words(value: str) -> Iterator[str]:
+    """The credential of a header: its last word, the values of cookies, and what Basic hides."""
+    *scheme, last = value.split() or [""]
+    yield last
+    for cookie in value.split(";"):
+        yield cookie.partition("=")[2].strip()
+    if [word.lower() for word in scheme] == ["basic"]:
+        try:
+            yield base64.b64decode(last, validate=True).decode().partition(":")[2]
+        except (binascii.Error, UnicodeDecodeError):
+            return
+
+
+def _fields(body: Any) -> Iterator[str]:
+    if isinstance(body, dict):
+        for name, value in body.items():
+            if isinstance(value, str) and _NAME.search(name):
+                yield value
+            yield from _fields(value)
+    if isinstance(body, list):
+        for value in body:
+            yield from _fields(value)
 
 
 def bare(url: str) -> str:
@@ -33,18 +62,3 @@ def bare(url: str) -> str:
     host = parts.hostname or ""
     host = f"[{host}]" if ":" in host else host
     return urlunsplit((parts.scheme, f"{host}:{parts.port}" if parts.port else host, parts.path, "", ""))
-
-
-def without(value: Any, secrets: Iterable[str]) -> Any:
-    """`value` with each of the secrets, and whatever is shaped like a key, replaced by a mark."""
-    if isinstance(value, str):
-        for secret in secrets:
-            value = value.replace(secret, MARK)
-        return _SHAPED.sub(MARK, value)
-    if isinstance(value, dict):
-        return {key: without(entry, secrets) for key, entry in value.items()}
-    return [without(entry, secrets) for entry in value] if isinstance(value, list) else value
-
-
-def _may_be_key(word: str) -> bool:
-    return len(word) >= 2 * _SHORTEST or (len(word) >= _SHORTEST and any(letter.isdigit() for letter in word))

@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from repo_agent.messages import tilde
-from repo_agent.record.secrets import without
 from repo_agent.record.verdict import Judge, Judged
 from repo_agent.record.wire import Asked, Reply, names_and_arguments, text_of
+from repo_agent.redact import redacted
 from repo_agent.traces import events
 from repo_agent.traces.events import WireMessage
 from repo_agent.traces.recover import MARKS
 from repo_agent.traces.store import TraceWriter
+
+CAUSE_CHARS = 300
 
 
 @dataclass
@@ -111,7 +113,10 @@ class Thread:
         return verdict.turn_class
 
     def fail(self, asked: Asked, cause: str, seconds: float | None) -> None:
-        """Append a request that no reply came to, by no fault of the model. The same request again is a retry."""
+        """Append a request that no reply came to, by no fault of the model. The same request again is a retry.
+
+        The cause is cut, after keys were taken out: half a key would not be known for one.
+        """
         action = events.LlmAction(
             t=self.turn,
             text="",
@@ -121,7 +126,7 @@ class Thread:
             seconds=seconds,
             turn_class="infra_error",
             lenient_ok=False,
-            error=tilde(cause),
+            error=tilde(redacted(cause, self.secrets)[:CAUSE_CHARS]),
         )
         self._append(asked, action)
         self.reply = None
@@ -172,7 +177,7 @@ class Thread:
         return self.sent
 
     def _write(self, *said: events.Event) -> None:
-        self.writer.emit(*(type(event).model_validate(without(event.model_dump(), self.secrets)) for event in said))
+        self.writer.emit(*(type(event).model_validate(redacted(event.model_dump(), self.secrets)) for event in said))
 
 
 def is_of(back: WireMessage, reply: Reply) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from repo_agent.errors import UserError
 from repo_agent.protocols import protocol_named
 from repo_agent.tools.registry import Registry
-from repo_agent.tools.verdict import TURN_CLASSES, UNSCORED, judge, lenient_ok
+from repo_agent.tools.verdict import FINALS, TURN_CLASSES, UNSCORED, holds_call, judge, lenient_ok
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Judged:
 
 
 class Tally:
-    """Turns by class over all threads. A final counts as one until its thread goes on: then it was `no_call`."""
+    """Turns by class over all threads. A final, early or not, counts as one until its thread goes on: then it was
+    `no_call`."""
 
     def __init__(self) -> None:
         self.classes: Counter[str] = Counter()
@@ -31,8 +32,8 @@ class Tally:
     def add(self, turn_class: str) -> None:
         self.classes[turn_class] += 1
 
-    def went_on(self) -> None:
-        self.classes["final"] -= 1
+    def went_on(self, final: str) -> None:
+        self.classes[final] -= 1
         self.classes["no_call"] += 1
 
     def counts(self) -> dict[str, int]:
@@ -63,8 +64,8 @@ class Judge:
 
     def verdict(self, protocol: str, text: str, finish_reason: str | None, read: Judged | None = None) -> Judged:
         """The verdict on a reply. A call that the schemas take is `ok`: how it fares nobody tells us."""
-        if self.last == "final":
-            self._tally.went_on()
+        if self.last in FINALS:
+            self._tally.went_on(self.last)
         judged = read or self._judge(protocol, text, finish_reason)
         self.last = judged.turn_class
         self._tally.add(judged.turn_class)
@@ -76,7 +77,7 @@ class Judge:
         parsed = protocol_named(protocol).parse(text)
         truncated = finish_reason == "length"
         verdict = judge(parsed, self._registry, truncated=truncated, any_call=self._any_call)
-        self._any_call = self._any_call or verdict.turn_class is None
+        self._any_call = self._any_call or holds_call(verdict)
         call: Literal["said"] | None = "said" if verdict.call else None
         return Judged(verdict.turn_class or "ok", call, lenient_ok(parsed, self._registry), verdict.error)
 

@@ -71,11 +71,11 @@ def asked(body: Mapping[str, Any]) -> Asked | None:
     if not isinstance(raw, list) or not all(isinstance(message, dict) for message in raw):
         return None
     messages = tuple(message for message in map(wire_message, raw) if not _empty_system(message))
-    tools = body.get("tools")
+    tools = _tools(body)
     model = body.get("model")
     return Asked(
         messages=messages,
-        tools=[tool for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) and tools else None,
+        tools=tools or None,
         model=model if isinstance(model, str) else None,
         sampling={key: body[key] for key in SAMPLING if body.get(key) is not None},
         hashes=_chain(messages),
@@ -83,14 +83,14 @@ def asked(body: Mapping[str, Any]) -> Asked | None:
 
 
 def wire_message(raw: Mapping[str, Any]) -> WireMessage:
-    """A message as a trace keeps it: `developer` is `system`, parts become text, calls keep their arguments as sent."""
+    """A message as a trace keeps it: `developer` is `system`, the older `function` is `tool`, parts become text, calls
+    keep their arguments as sent."""
     role = raw.get("role")
-    calls = raw.get("tool_calls")
     answered = raw.get("tool_call_id")
     return WireMessage(
-        role="system" if role == "developer" else str(role),
+        role={"developer": "system", "function": "tool"}.get(str(role), str(role)),
         content=content_text(raw.get("content")),
-        tool_calls=[_kept(call) for call in calls if isinstance(call, dict)] if isinstance(calls, list) else [],
+        tool_calls=list(map(_kept, _calls(raw))),
         tool_call_id=answered if isinstance(answered, str) else "",
     )
 
@@ -120,10 +120,9 @@ def read_reply(body: Mapping[str, Any]) -> Reply:
     message = choice.get("message") if choice else None
     if choice is None or not isinstance(message, dict):
         raise ValueError("no choice in the reply")
-    calls = message.get("tool_calls") or []
     return Reply(
         content_text(message.get("content")),
-        [_call(call) for call in calls if isinstance(call, dict)],
+        list(map(_call, _calls(message))),
         choice.get("finish_reason"),
         *_usage(body),
     )
@@ -142,7 +141,7 @@ def read_stream(body: bytes) -> Reply:
         choice = _first_choice(chunk) or {}
         delta = choice.get("delta") or {}
         text.append(delta.get("content") or "")
-        for part in delta.get("tool_calls") or []:
+        for part in _calls(delta):
             _grow(calls, part)
         finish = choice.get("finish_reason") or finish
     if finish is None:
@@ -180,6 +179,20 @@ def _usage(body: Mapping[str, Any]) -> tuple[int | None, int | None]:
     counts = [usage.get(key) for key in ("prompt_tokens", "completion_tokens")] if isinstance(usage, dict) else []
     prompt, completion = [count if isinstance(count, int) else None for count in counts] or (None, None)
     return prompt, completion
+
+
+def _tools(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The tools of a request, a list or one as JSON text, or the `functions` of the older wire."""
+    given = body.get("tools") or [{"type": "function", "function": one} for one in body.get("functions") or []]
+    found = _value(given)
+    return [tool for tool in found if isinstance(tool, dict)] if isinstance(found, list) else []
+
+
+def _calls(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The calls of a message or a delta, that of the older `function_call` among them."""
+    calls, older = message.get("tool_calls"), message.get("function_call")
+    found = calls if isinstance(calls, list) and calls else [{"function": older}] if isinstance(older, dict) else []
+    return [call for call in found if isinstance(call, dict)]
 
 
 def _call(call: Mapping[str, Any]) -> dict[str, Any]:

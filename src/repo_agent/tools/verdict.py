@@ -34,6 +34,7 @@ TURN_CLASSES = (
     "early_final",
     "unjudged",
 )
+FINALS = ("final", "early_final")
 UNSCORED = frozenset({"infra_error", "final", "unjudged"})
 """Turn classes outside the denominator of validity."""
 LADDER = ("parses", "known", "arguments", "executes")
@@ -91,6 +92,11 @@ def judge(parsed: Parsed, registry: Registry, *, truncated: bool, any_call: bool
     if fault:
         return Verdict(fault.turn_class, parsed.call, error=fault.message)
     return Verdict(None, parsed.call)
+
+
+def holds_call(verdict: Verdict) -> bool:
+    """Whether the reply held a call, good or bad: another agent may well have run it."""
+    return verdict.turn_class is None or verdict.call is not None or verdict.turn_class == "multiple_calls"
 
 
 def executed(result: ToolResult) -> str:

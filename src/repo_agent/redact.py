@@ -1,0 +1,46 @@
+"""Keys stay out of what is written: those that are known, wherever they turn up again, and what is shaped like one."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection
+from functools import lru_cache
+from typing import Any
+from urllib.parse import quote
+
+MARK = "[key]"
+SHAPED = re.compile(
+    r"\b(?:(?:sk-|hf_|tgp_|gh[pousr]_|github_pat_|AKIA|xox[abp]-|AIza|gsk_|xai-|nvapi-|pplx-|r8_|glpat-)[\w-]{16,}"
+    r"|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{10,})"
+)
+"""Keys as vendors write them, and JSON web tokens."""
+PLACEHOLDERS = frozenset(
+    "none empty null dummy fake ollama local not-needed no-key-required lm-studio password".split()
+)
+_SHORTEST = 8
+
+
+def may_be_key(word: str) -> bool:
+    """Whether a credential is long and odd enough to be looked for: a plain word would blot out ordinary text."""
+    return len(word) >= _SHORTEST and word.lower().removeprefix("sk-") not in PLACEHOLDERS
+
+
+def redacted(value: Any, secrets: Collection[str], shaped: bool = True) -> Any:
+    """`value` with each of the secrets, as they are and as URLs and JSON write them, replaced by a mark; with `shaped`
+    whatever looks like a key too. Texts, lists and dicts, their keys among them; anything else stays."""
+    if isinstance(value, str):
+        for secret in secrets:
+            for form in _forms(secret):
+                value = value.replace(form, MARK)
+        return SHAPED.sub(MARK, value) if shaped else value
+    if isinstance(value, dict):
+        return {redacted(key, secrets, shaped): redacted(entry, secrets, shaped) for key, entry in value.items()}
+    return [redacted(entry, secrets, shaped) for entry in value] if isinstance(value, list) else value
+
+
+@lru_cache(256)
+def _forms(secret: str) -> dict[str, None]:
+    escaped = json.dumps(secret)[1:-1]
+    quoted = quote(secret, safe="")
+    return dict.fromkeys((secret, quoted, quoted.lower(), quote(secret), escaped, escaped.replace("/", "\\/")))
