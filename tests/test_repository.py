@@ -23,7 +23,7 @@ from repo_agent.protocols import PROTOCOLS
 from repo_agent.rollout.episode import Setting, play
 from repo_agent.sandbox.canary import choose
 from repo_agent.sandbox.workspace import Workspace
-from repo_agent.tasks import load_suite, test_job
+from repo_agent.tasks import load_suite, test_job, workspace_of
 from repo_agent.tasks import source as source_module
 from repo_agent.tasks.command import UNITTEST_ONLY, parse_command
 from repo_agent.tasks.source import Answers, Source
@@ -141,6 +141,16 @@ def test_why_there_are_no_tests(
     lay(repo, files | {"shop/maths.py": BAD})
     (finding,) = check(one(tmp_path, f"test_cmd = '{command}'")).odd
     assert finding["what"].startswith("untouched: no tests\n") and said in finding["what"]
+
+
+def test_what_a_model_gets_of_a_task_can_be_looked_at(repo: Path, tmp_path: Path) -> None:
+    suite = one(tmp_path, "") and load_suite(str(tmp_path / "suite.toml"))
+    shown = workspace_of(suite, "half")
+    assert shown["files"] == ["shop/__init__.py", "shop/maths.py"] and shown["put_back"] == ["tests/test_maths.py"]
+    with pytest.raises(UserError, match=r"no such task 'x'.*Known: half"):
+        workspace_of(suite, "x")
+    command = [sys.executable, "-m", "repo_agent.cli", "suite", "show", suite.spec.partition("=")[2], "--task", "half"]
+    assert "shop/maths.py" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def test_a_program_that_is_not_there_is_odd(repo: Path, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ SUITE = "micro[=SEED], bundled, quixbugs=PATH, humanevalfix=PATH, or a suite fil
 SuiteArg = Annotated[str, typer.Argument(help=SUITE)]
 SuiteOpt = Annotated[str, typer.Option("--suite", help=SUITE)]
 HeldOut = Annotated[int | None, typer.Option(help="Groups to hold out; default three eighths, rounded up.")]
+OneTask = Annotated[str | None, typer.Option("--task", help="Show what a model gets of one task: goal and files.")]
 Tools = Annotated[str | None, typer.Option("--tools", help="Your tools: a .py file, a module, or schema.json.")]
 Traces = Annotated[list[Path], typer.Argument(help="Runs, folders or trace files.")]
 Unsafe = Annotated[bool, typer.Option("--unsafe-local", help="Run model-written code without containment.")]
@@ -66,17 +67,15 @@ def suite_list(as_json: Json = False) -> None:
 
 
 @suite_app.command("show")
-def suite_show(suite: SuiteArg, as_json: Json = False) -> None:
-    """The tasks of a suite: id, side of the split, goal."""
-    from repo_agent.tasks import load_suite
+def suite_show(suite: SuiteArg, task: OneTask = None, as_json: Json = False) -> None:
+    """The tasks of a suite: id, side of the split, goal. With --task the files of one workspace."""
+    from repo_agent.tasks import listing, load_suite, workspace_of
 
     loaded = load_suite(suite)
-    held = set(loaded.split().held_out)
-    rows = [
-        {"id": t.id, "side": "held-out" if t.id in held else "train", "files": len(t.files), "goal": t.goal}
-        for t in loaded.tasks
-    ]
-    _print(as_json, {"suite": loaded.spec, "hash": loaded.hash, "tasks": rows}, lambda show: show.table(rows))
+    if task:
+        _print(as_json, one := workspace_of(loaded, task), lambda show: show.fields(one))
+    else:
+        _print(as_json, every := listing(loaded), lambda show: show.table(every["tasks"]))
 
 
 @suite_app.command("validate")
@@ -274,8 +273,7 @@ def demo(
 
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere if as_json else sys.stdout):
         result = run_demo(seed, out, lambda words: app(words, standalone_mode=False), _show(False).line)
-    if as_json:
-        print(json.dumps(result, ensure_ascii=False))
+    _print(as_json, result, lambda show: None)
 
 
 def _show(as_json: bool) -> Any:

@@ -120,6 +120,10 @@ class Show:
             table.add_row(f"[bold]{escape(str(name))}[/]", escape(str(value)))
         self._out.print(table)
 
+    def fields(self, record: dict[str, Any]) -> None:
+        """A record, a field a line; a list an entry a line."""
+        self.pairs((name, "\n".join(value) if isinstance(value, list) else value) for name, value in record.items())
+
     def table(self, rows: Sequence[dict[str, Any]]) -> None:
         """Rows of like dicts, keys as the head."""
         table = Table(*rows[0], header_style="bold") if rows else Table()

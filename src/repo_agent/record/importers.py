@@ -137,7 +137,8 @@ def _sweagent(book: Book, path: Path) -> None:
         what = f"no SWE-agent trajectory ({type(error).__name__}: {error})"
         raise UserError(what, str(path), 'A .traj is a JSON object with a "history"') from error
     for agent in agents:
-        entries = [entry for entry in history if entry.get("agent") in (agent, None)]
+        spoken = [entry for entry in history if entry.get("content") or entry["role"] != "system"]
+        entries = [entry for entry in spoken if entry.get("agent") in (agent, None)]
         if any(_is_turn(entry) for entry in entries):
             thread = _played(book, path, entries)
             book.end([thread], str(info.get("exit_status") or "stopped"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from repo_agent.errors import UserError
 from repo_agent.sandbox.grade import TestJob
@@ -35,6 +36,26 @@ def load_suite(spec: str) -> Suite:
 def list_suites() -> list[tuple[str, str]]:
     """(spec to give to `--suite`, one line of help) of every suite."""
     return [(kind.usage, kind.help) for kind in SUITES.values()]
+
+
+def listing(suite: Suite) -> dict[str, Any]:
+    """Spec and hash of a suite, and of each task its id, side of the default split, number of files and goal."""
+    held = set(suite.split().held_out)
+    rows = [
+        {"id": t.id, "side": "held-out" if t.id in held else "train", "files": len(t.files), "goal": t.goal}
+        for t in suite.tasks
+    ]
+    return {"suite": suite.spec, "hash": suite.hash, "tasks": rows}
+
+
+def workspace_of(suite: Suite, task_id: str) -> dict[str, list[str] | str]:
+    """What a model gets of a task: its goal, and the paths in its workspace; those that it may not change, or that are
+    put back before the tests, apart. Raises UserError for a task that is not there."""
+    task = suite.by_id.get(task_id)
+    if task is None:
+        raise UserError(f"no such task {task_id!r}", suite.spec, f"Known: {', '.join(suite.by_id)}")
+    free = [name for name in task.files if name not in task.put_back]
+    return {"task": task.id, "goal": task.goal, "files": free, "put_back": sorted(task.put_back)}
 
 
 def test_job(task: Task, isolated_io: bool = False) -> TestJob:
