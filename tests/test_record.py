@@ -466,6 +466,20 @@ def test_what_a_conversation_is_about_is_no_key() -> None:
     assert not secrets_of({}, "http://h/", {"messages": [{"key": "correct-horse"}], "tools": [{"key": "an-argument"}]})
 
 
+def test_a_key_is_known_in_every_dress() -> None:
+    key = "AbC/dEf+gh1234"
+    told = json.dumps({"a": f"x\n{key}", "b": "AbC%2fdEf%2bgh1234", "c": "AbC%2FdEf%2Bgh1234"}) + key.replace(
+        "/", "\\/"
+    )
+    assert redacted(told, [key]) == '{"a": "x\\n[key]", "b": "[key]", "c": "[key]"}[key]'
+    assert redacted(json.dumps("x\nsk-proj-abcdefgh12345678"), ()) == '"x\\n[key]"'
+    assert redacted("abcdefgh1-2345678", ["abcdefgh1", "abcdefgh1-2345678"]) == "[key]"
+    names = "gsk_render_node_get_node_type hf_model_name_or_path"
+    assert redacted(names, ()) == names
+    headers = {"x-portkey-provider": "anthropic-1", "X-Author": "ben-jamin", "Authorization": "Basic ü"}
+    assert not secrets_of(headers, "http://h/?language_code=en-GB-oxendict", {"prompt_cache_key": "calculator-1"})
+
+
 def test_plain_words_are_no_keys_and_urls_are_bared() -> None:
     assert secrets_of({"Authorization": "Bearer none", "api-key": "EMPTY"}, "http://h/?token=dummy", {}) == frozenset()
     assert secrets_of({}, "https://me:pass1word@h/v1", {}) == {"pass1word"}

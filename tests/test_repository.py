@@ -168,8 +168,9 @@ def test_a_command_has_the_folders_of_pythonpath_and_its_own_makefile(repo: Path
     task = one(tmp_path, text + f"fix = {{'src/shop/maths.py' = {json.dumps(GOOD)}}}")
     assert check(task) == SOUND
     assert task.put_back >= {"Makefile", "run.sh", "tests/test_maths.py"}
-    with pytest.raises(UserError, match="the fix changes Makefile, which is put back"):
-        one(tmp_path, text + "fix = {Makefile = 'test:'}")
+    assert "Makefile" not in one(tmp_path, text + "fix = {Makefile = 'test:'}").put_back
+    doctest = one(tmp_path, "test_cmd = 'python -m doctest src/shop/maths.py'")
+    assert "src/shop/maths.py" not in doctest.put_back
 
 
 def test_one_task_is_no_split(repo: Path, tmp_path: Path) -> None:
@@ -288,14 +289,21 @@ def git(folder: Path, *words: str) -> None:
 def test_what_git_ignores_stays_out_unless_asked_for(repo: Path) -> None:
     git(repo, "init")
     lay(repo, {".gitignore": "build/\n*.local\n", "build/lib/maths.py": GOOD, "keys.local": "k", "new.py": ""})
-    lay(repo, {"shop/deep/data.txt": "x", "shop/maths.py.orig": GOOD, ".env.prod": "KEY=1"})
-    (repo / "again").symlink_to("shop")
-    git(repo, "add", "shop", "again")
-    names = {".gitignore", "new.py", "tests/test_maths.py"}
+    lay(repo, {"shop/deep/data.txt": "x", ".env.prod": "KEY=1", ".env.example": "KEY=", "shop/k.local": "k"})
+    lay(repo, {"inner/a.py": ""})
+    git(repo / "inner", "init")
+    for link, target in (("again", "shop"), ("link.py", "keys.local"), ("out", "build")):
+        (repo / link).symlink_to(target)
+    git(repo, "add", "shop", "again", "link.py", "out")
+    names = {".gitignore", ".env.example", "new.py", "tests/test_maths.py"}
     names |= {f"{top}/{name}" for top in ("again", "shop") for name in ("__init__.py", "maths.py", "deep/data.txt")}
     assert set(Source(repo).files()) == names
     assert set(Source(repo / "shop").files()) == {"__init__.py", "maths.py", "deep/data.txt"}
-    assert set(Source(repo, ignored=True).files()) == names | {"build/lib/maths.py", "keys.local"}
+    assert set(Source(repo, ignored=True).files()) == names | {
+        "build/lib/maths.py", "keys.local", "link.py", "out/lib/maths.py", "shop/k.local", "again/k.local",
+        "inner/a.py",
+    }  # fmt: skip
+    assert set(Source(repo / "build").files()) == {"lib/maths.py"}
 
 
 def test_answers_stay_out_of_another_checkout_too(repo: Path, tmp_path: Path) -> None:
@@ -316,10 +324,12 @@ def test_answers_stay_out_of_another_checkout_too(repo: Path, tmp_path: Path) ->
 
 
 def test_a_fix_that_can_be_read_in_the_workspace_is_odd(repo: Path, tmp_path: Path) -> None:
-    lay(repo, {"dist/maths.py": GOOD})
+    back = PATCH.format("/", "*").replace("--- a", "--- b")
+    lay(repo, {"dist/maths.py": "# copy\n" + GOOD, "notes/bug": back, "notes/fix": PATCH.format("*", "/")})
+    lay(repo, {"notes/plain": "half is n / 2"})
     found = check(one(tmp_path, f'bug = {{"shop/maths.py" = {json.dumps(BAD)}}}'))
     assert [entry["what"].split("\n")[0] for entry in found.odd] == [
-        "the fix of shop/maths.py can be read in dist/maths.py"
+        f"the fix of shop/maths.py can be read in {name}" for name in ("dist/maths.py", "notes/bug", "notes/fix")
     ]
 
 

@@ -11,18 +11,25 @@ from urllib.parse import quote
 
 MARK = "[key]"
 SHAPED = re.compile(
-    r"\b(?:(?:sk-|hf_|tgp_|gh[pousr]_|github_pat_|AKIA|xox[abp]-|AIza|gsk_|xai-|nvapi-|pplx-|r8_|glpat-)[\w-]{16,}"
+    r"(?:(?<!\w)|(?<=\\[nrt]))(?:"
+    r"(?:sk-|hf_|tgp_|gh[pousr]_|github_pat_|AKIA|xox[abp]-|AIza|gsk_|xai-|nvapi-|pplx-|r8_|glpat-)"
+    r"(?=[\w-]*\d|[A-Za-z]{20})[\w-]{16,}"
     r"|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{10,})"
 )
-"""Keys as vendors write them, and JSON web tokens."""
+"""Keys as vendors write them, with a digit somewhere, and JSON web tokens."""
 PLACEHOLDERS = frozenset(
     "none empty null dummy fake ollama local not-needed no-key-required lm-studio password".split()
 )
 _SHORTEST = 8
 
 
-def may_be_key(word: str) -> bool:
+def is_key(word: str) -> bool:
     """Whether a credential is long and odd enough to be looked for: a plain word would blot out ordinary text."""
+    return len(word) >= 2 * _SHORTEST or (not word.isalpha() and is_no_placeholder(word))
+
+
+def is_no_placeholder(word: str) -> bool:
+    """Whether a user's own key is one: not what servers without keys are given."""
     return len(word) >= _SHORTEST and word.lower().removeprefix("sk-") not in PLACEHOLDERS
 
 
@@ -30,7 +37,7 @@ def redacted(value: Any, secrets: Collection[str], shaped: bool = True) -> Any:
     """`value` with each of the secrets, as they are and as URLs and JSON write them, replaced by a mark; with `shaped`
     whatever looks like a key too. Texts, lists and dicts, their keys among them; anything else stays."""
     if isinstance(value, str):
-        for secret in secrets:
+        for secret in sorted(secrets, key=len, reverse=True):
             for form in _forms(secret):
                 value = value.replace(form, MARK)
         return SHAPED.sub(MARK, value) if shaped else value
@@ -43,4 +50,5 @@ def redacted(value: Any, secrets: Collection[str], shaped: bool = True) -> Any:
 def _forms(secret: str) -> dict[str, None]:
     escaped = json.dumps(secret)[1:-1]
     quoted = quote(secret, safe="")
-    return dict.fromkeys((secret, quoted, quoted.lower(), quote(secret), escaped, escaped.replace("/", "\\/")))
+    small = re.sub(r"%[0-9A-F]{2}", lambda found: found[0].lower(), quoted)
+    return dict.fromkeys((secret, quoted, small, quote(secret), escaped, escaped.replace("/", "\\/")))

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from repo_agent.errors import UserError
-from repo_agent.redact import may_be_key, redacted
+from repo_agent.redact import is_no_placeholder, redacted
 
 KEY_FILE = "REPO_AGENT_KEY_FILE"
 PRESETS = {"openai": "https://api.openai.com/v1", "together": "https://api.together.xyz/v1"}
@@ -34,7 +34,7 @@ def key_for(base_url: str) -> str:
 
 def without_key(value: Any, key: str) -> Any:
     """A server's words or its whole answer without the key, which it may repeat."""
-    return redacted(value, (key,), shaped=False) if may_be_key(key) else value
+    return redacted(value, (key,), shaped=False) if is_no_placeholder(key) else value
 
 
 def _read(path: Path) -> str:

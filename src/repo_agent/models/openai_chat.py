@@ -118,7 +118,7 @@ class OpenAIChat:
         if "json" not in kind:
             raise Transient(f"answered with {self._clean(kind) or 'no content type'}, not with JSON")
         try:
-            answer = json.loads(response.content)
+            answer = without_key(json.loads(response.content), self._key)
         except (ValueError, RecursionError):
             raise Transient("answered with JSON that is none") from None
         choices = answer.get("choices") if isinstance(answer, dict) else None
@@ -127,7 +127,7 @@ class OpenAIChat:
             raise Transient("answered without a choice")
         if first.get("finish_reason") == "content_filter":
             raise InfraError("model", f"{self.name} withheld the reply (content_filter)")
-        found: dict[str, Any] = without_key(answer, self._key)
+        found: dict[str, Any] = answer
         return found
 
     def _body(self, request: Request) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from repo_agent.models.keys import PRESETS
 FORMS = "local:NAME-OR-PATH[+ADAPTER], openai:NAME[@BASE_URL], together:NAME, or oracle"
 
 
-_HOST = re.compile(r"localhost\b|\[|[^/]*:\d|[^/]+\.[^/]+/|[\w.-]+\.[a-z]{2,}$|\d+\.\d+\.\d+\.\d+")
-"""What a server's address begins with."""
+_HOST = re.compile(r".*(\?|@|/v1\b|:\d{2,5}(/|$))|localhost\b|\d+\.\d+\.\d+\.\d+")
+"""What a server's address has, and no model's name."""
 
 
 def parts(spec: str) -> tuple[str, str, str]:
@@ -36,7 +36,7 @@ def open_model(spec: str) -> Model:
         from repo_agent.models.local import LocalModel
 
         return LocalModel(base, Path(adapter).expanduser() if adapter else None, name=spec)
-    tail = spec.rpartition("@")[2]
+    tail = spec.partition("@")[2]
     if kind in PRESETS and base and "@" in spec and "://" not in spec and _HOST.match(tail):
         raise UserError("what follows @ is a server without http://", f"{kind}:{base}", "Write http:// or https://")
     if kind in PRESETS and "://" not in spec and base:
@@ -48,7 +48,7 @@ def open_model(spec: str) -> Model:
             remedy = "Put the key into the environment: OPENAI_API_KEY"
             raise UserError("a base URL holds no user, password or query", "--model", remedy)
         return _served(found[1], found[2])
-    shown = spec.partition("@")[0] if "://" in spec else spec  # a URL may hold a key
+    shown = re.split("@|://", spec)[0] if "://" in spec else spec  # a URL may hold a key
     raise UserError("no such model", shown, f"Give {FORMS}; for example local:tiny")
 
 

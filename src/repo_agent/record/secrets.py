@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
-from repo_agent.redact import may_be_key
+from repo_agent.redact import is_key
 
-_HEADER = re.compile(r"auth|cookie|key|token|secret|password", re.IGNORECASE)
-_NAME = re.compile(
-    r"(^|[-_])(key|token|secret|password|auth|authorization|code|sig|signature)$|^apikey$", re.IGNORECASE
-)
+_PART = r"(?:^|[-_])(?:auth|authorization|(?:api)?key|token|secret|password)"
+_HEADER = re.compile(rf"{_PART}(?:[-_]|$)|cookie", re.IGNORECASE)
+_NAME = re.compile(rf"(?<!prompt_cache){_PART}$|^code$|(?:^|[-_])sig(?:nature)?$", re.IGNORECASE)
 _TEXTS = frozenset({"messages", "tools", "functions", "input", "prompt", "response_format"})
 """Fields of a body that hold what is said, not who says it."""
 
@@ -29,20 +27,22 @@ def secrets_of(headers: Mapping[str, str], url: str, body: Mapping[str, Any]) ->
     found += [value for name, value in parse_qsl(parts.query) if _NAME.search(name)]
     found += [unquote(word) for word in (parts.username, parts.password) if word]
     found += _fields({name: value for name, value in body.items() if name not in _TEXTS})
-    return frozenset(filter(may_be_key, found))
+    return frozenset(filter(is_key, found))
 
 
 def _words(value: str) -> Iterator[str]:
     """The credential of a header: its last word, the values of cookies, and what Basic hides."""
     *scheme, last = value.split() or [""]
     yield last
+    yield last.partition("=")[2].strip('"')
     for cookie in value.split(";"):
         yield cookie.partition("=")[2].strip()
     if [word.lower() for word in scheme] == ["basic"]:
         try:
-            yield base64.b64decode(last, validate=True).decode().partition(":")[2]
-        except (binascii.Error, UnicodeDecodeError):
+            user, _, password = base64.b64decode(last, validate=True).decode().partition(":")
+        except ValueError:
             return
+        yield password or user
 
 
 def _fields(body: Any) -> Iterator[str]:

@@ -17,6 +17,8 @@ from repo_agent.traces.recover import MARKS
 from repo_agent.traces.store import TraceWriter
 
 CAUSE_CHARS = 300
+_OURS = frozenset({"kind", "turn_class", "ended", "source", "arm", "protocol"})
+"""Fields of events that hold words of ours."""
 
 
 @dataclass
@@ -177,7 +179,12 @@ class Thread:
         return self.sent
 
     def _write(self, *said: events.Event) -> None:
-        self.writer.emit(*(type(event).model_validate(redacted(event.model_dump(), self.secrets)) for event in said))
+        self.writer.emit(*map(self._redacted, said))
+
+    def _redacted(self, event: events.Event) -> events.Event:
+        fields = event.model_dump().items()
+        told = {name: value if name in _OURS else redacted(value, self.secrets) for name, value in fields}
+        return type(event).model_validate(told)
 
 
 def is_of(back: WireMessage, reply: Reply) -> bool:

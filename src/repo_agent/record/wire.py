@@ -183,8 +183,9 @@ def _usage(body: Mapping[str, Any]) -> tuple[int | None, int | None]:
 
 def _tools(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The tools of a request, a list or one as JSON text, or the `functions` of the older wire."""
-    given = body.get("tools") or [{"type": "function", "function": one} for one in body.get("functions") or []]
-    found = _value(given)
+    older = body.get("functions")
+    functions = [{"type": "function", "function": one} for one in older] if isinstance(older, list) else []
+    found = _value(body.get("tools") or functions)
     return [tool for tool in found if isinstance(tool, dict)] if isinstance(found, list) else []
 
 

@@ -57,7 +57,7 @@ def _patched(files: Files, patch: Path, where: str) -> dict[str, str | bytes]:
     with tempfile.TemporaryDirectory(prefix="repo-agent-") as folder:
         root = Path(os.path.realpath(folder))
         put_files(root, named)
-        _run(_command(patch), root, f"{where}: {patch}")
+        _run(_command(patch), root, f"{where}: {patch}", text)
         after = {name: read_content(path) for name, path in regular_files(root)}
     return {name: content for name, content in files.items() if name not in named} | after
 
@@ -69,7 +69,7 @@ def _command(patch: Path) -> list[str]:
     return ["patch", "--strip=1", "--batch", "--forward", "--no-backup-if-mismatch", f"--input={path}"]
 
 
-def _run(command: list[str], root: Path, where: str) -> None:
+def _run(command: list[str], root: Path, where: str, patch: str) -> None:
     """In a folder that git takes for no repository, whatever lies above it, and without the user's own settings."""
     settings = {
         "GIT_CEILING_DIRECTORIES": str(root.parent),
@@ -79,12 +79,22 @@ def _run(command: list[str], root: Path, where: str) -> None:
     env = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")} | settings
     try:
         done = subprocess.run(command, cwd=root, env=env, capture_output=True, timeout=SECONDS, check=False)
+        back = [*command[:2], "--reverse", *command[2:]]
+        turned = (
+            done.returncode
+            and not subprocess.run(
+                back, cwd=root, env=env, capture_output=True, timeout=SECONDS, check=False
+            ).returncode
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UserError(f"cannot be applied ({error})", where, "Install git") from error
     if done.returncode:
+        if not patch.strip():
+            raise UserError("is empty", where, "New files need `git add -N` before `git diff`")
         said = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
         what = f"does not apply ({said[0] if said else command[0]})"
-        back = [*command[:2], "--reverse", *command[2:]]
-        if not subprocess.run(back, cwd=root, env=env, capture_output=True, timeout=SECONDS, check=False).returncode:
-            raise UserError("applies only in reverse", where, "Make it the other way round, or is it bug and not fix?")
-        raise UserError(what, where, "Make it with `git diff --relative` in the folder that `repo` names")
+        if turned:
+            remedy = "Is the change in the repository already (git status)? Else make the patch the other way round"
+            raise UserError("applies only in reverse", where, remedy)
+        remedy = "Make it with `git diff --relative --no-color --no-ext-diff` in the folder that `repo` names"
+        raise UserError(what, where, "Its lines end in CRLF: convert it" if "\r\n" in patch else remedy)

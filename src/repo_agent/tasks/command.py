@@ -20,7 +20,6 @@ _TAKES_VALUE = frozenset(
     "--capture --show-capture --config-file --verbosity --pythonwarnings --code-highlight".split()
 )
 """Options of pytest whose value may be the next word."""
-_OF_PLUGINS = re.compile(r"-n\d*|--(numprocesses|dist|maxprocesses|cov|timeout|reruns|asyncio|benchmark|mypy)\b.*")
 _IGNORED = frozenset("-v --verbose -q --quiet -b --buffer -c --catch --locals".split())
 """Options of unittest that change no verdict."""
 UNITTEST_ONLY = ("-o", "python_functions=", "-o", "python_classes=")
@@ -83,7 +82,7 @@ def _pytest(words: Sequence[str], files: Collection[str], where: str) -> TestCom
     """Options go on as they are; without a path pytest runs on the whole repository."""
     tests, args, rest = list[str](), list[str](), iter(words)
     for word in rest:
-        if _OF_PLUGINS.fullmatch(word):
+        if re.fullmatch(r"-n\w*|--numprocesses.*", word) and "-p" not in words:
             raise UserError(f"{word} in test_cmd is a plug-in's", where, "No plug-in is loaded: leave it out")
         if word in _TAKES_VALUE:
             args += [word, *[value for value in [next(rest, None)] if value is not None]]

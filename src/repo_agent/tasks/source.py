@@ -1,9 +1,8 @@
 """The files of a user's repository, for workspaces: read, never touched, and without what a workspace must not hold.
 
 Left out: version control and what git ignores, caches, packages of node, virtual environments (a folder with
-pyvenv.cfg), compiled Python, `.env` and `.env.*` (keys), what patches leave behind (`*.orig`, `*.rej`), run and
-dataset directories of ours (their traces hold fixes), links that lead outside, what gives answers away (`Answers`), and
-what the suite file excludes.
+pyvenv.cfg), compiled Python, `.env` and its like (keys), run and dataset directories of ours (their traces hold fixes),
+links that lead outside, what gives answers away (`Answers`), and what the suite file excludes.
 """
 
 from __future__ import annotations
@@ -22,7 +21,8 @@ MAX_FILES, MAX_BYTES = 10_000, 50_000_000
 _VERSIONS, _CACHES = ".git .hg .svn", "__pycache__ .pytest_cache .mypy_cache .ruff_cache .hypothesis .tox .nox"
 LEFT_OUT = frozenset(f"{_VERSIONS} {_CACHES} .eggs node_modules .env .DS_Store".split())
 """Names of files and folders, wherever they stand."""
-_LEFT_OVER = ("*.pyc", "*.orig", "*.rej", ".env.*")
+_EXAMPLES = (".example", ".sample", ".template", ".dist")
+GIT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class Answers:
     places: frozenset[Path] = frozenset()
     """The suite file, its patches and its folders of fixes, with every link resolved."""
     suite: Path = Path()
-    """A folder called as the suite file's and with a file called as it is one of its copies; the root is none."""
+    """A folder called as the suite file's and with a file called as it is one of its copies; not the root, and not one
+    with tests."""
     contents: frozenset[bytes] = frozenset()
     """Of the suite file and its patches."""
 
@@ -41,7 +42,8 @@ class Answers:
         if Path(os.path.realpath(path)) in self.places:
             return True
         if path.is_dir():
-            return path != root and path.name == self.suite.parent.name and (path / self.suite.name).is_file()
+            alike = path != root and path.name == self.suite.parent.name and (path / self.suite.name).is_file()
+            return alike and not any(path.glob("test_*.py")) and not (path / "conftest.py").exists()
         sizes = {len(content) for content in self.contents}
         return path.is_file() and path.stat().st_size in sizes and path.read_bytes() in self.contents
 
@@ -86,25 +88,26 @@ class Source:
 
     def _walk(self, folder: Path, above: tuple[Path, ...], known: Collection[str] | None) -> Iterator[tuple[str, Path]]:
         """Files as (path relative to the root, path), sorted by folder. `above`: the real folders on the way here,
-        into which no link is followed. `known`: the paths to take, folders on the way to them too; None: all."""
+        into which no link is followed. `known`: the paths to take, and the folders on the way; None: all."""
+        here = above[-1]
         for path in sorted(folder.iterdir()):
             name = path.relative_to(self.root).as_posix()
             real = Path(os.path.realpath(path))
-            if known is not None and name not in known:
+            places = {here / path.name, real} if real.is_relative_to(self.root) else {here / path.name}
+            if known is not None and any(place.relative_to(self.root).as_posix() not in known for place in places):
                 continue
             if self._is_out(name, path) or (path.is_symlink() and self._is_link_out(real)):
                 continue
             if real.is_dir():
                 if real not in above:
-                    # Of a link or a submodule git knows the name alone.
-                    below = None if known is None or f"{name}/" not in known else known
-                    yield from self._walk(path, (*above, real), below)
+                    yield from self._walk(path, (*above, real), known)
             elif real.is_file():
                 _check_name(name, self.root)
                 yield name, path
 
     def _is_out(self, name: str, path: Path) -> bool:
-        if path.name in LEFT_OUT or is_excluded(path.name, _LEFT_OVER) or self.answers.give_away(path, self.root):
+        keys = path.name.startswith(".env.") and path.suffix not in _EXAMPLES
+        if path.name in LEFT_OUT or path.suffix == ".pyc" or keys or self.answers.give_away(path, self.root):
             return True
         return is_excluded(name, self.exclude) or (path.is_dir() and _is_no_source(path))
 
@@ -117,19 +120,42 @@ class Source:
 
 
 def known_to_git(root: Path) -> frozenset[str] | None:
-    """What git tracks below `root` or would add: files, submodules and links by name, and folders on the way to them
-    twice, also with a `/` at the end. None where `root` is in no repository, or git is not installed."""
-    listed = ("ls-files", "-z", "--cached", "--others", "--exclude-standard")
-    command = ["git", "-C", str(root), "-c", "core.fsmonitor=false", *listed]
+    """What git tracks below `root` or would add, in submodules too, and the folders on the way.
+
+    None where `root` is in no repository or ignored by the one around it, or git is not installed. Raises UserError
+    where git cannot say.
+    """
+    top = _git(root, "rev-parse", "--show-toplevel")
+    if top is None:
+        return None
+    if os.path.realpath(os.fsdecode(top).rstrip("\n")) != str(root) and _git(root, "check-ignore", str(root)):
+        return None
+    listed = _git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard") or b""
+    # A name with a slash at its end is another repository inside, or another checkout of this one.
+    names = {os.fsdecode(name) for name in listed.split(b"\0") if name and not name.endswith(b"/")}
+    for name in [name for name in names if (root / name).is_dir() and not (root / name).is_symlink()]:
+        names |= {f"{name}/{below}" for below in known_to_git((root / name).resolve()) or ()}
+    return frozenset(names | {parent.as_posix() for name in names for parent in Path(name).parents} - {"."})
+
+
+def _git(root: Path, *words: str) -> bytes | None:
+    """What a git command prints; None where there is no git, or no repository. Nothing that a repository configures is
+    run, and nobody's environment points elsewhere."""
+    command = ["git", "-C", str(root), "-c", "core.fsmonitor=false", "-c", "safe.directory=*", *words]
+    env = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")} | {"LC_ALL": "C"}
     try:
-        done = subprocess.run(command, capture_output=True, check=False)
-    except OSError:
+        done = subprocess.run(command, env=env, capture_output=True, timeout=GIT_SECONDS, check=False)
+    except FileNotFoundError:
         return None
-    names = [os.fsdecode(name).rstrip("/") for name in done.stdout.split(b"\0") if name]
-    if done.returncode or not names:
-        return None
-    folders = {str(parent) for name in names for parent in Path(name).parents} - {"."}
-    return frozenset((*names, *folders, *(f"{folder}/" for folder in folders)))
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UserError(f"git cannot be asked ({error})", str(root), "Set ignored = true to take every file") from error
+    if done.returncode > 1:
+        said = done.stderr.decode(errors="replace").strip()
+        if "not a git repository" in said or "must be run in a work tree" in said:
+            return None
+        first = said.splitlines()[0] if said else f"exit code {done.returncode}"
+        raise UserError(f"git cannot list its files ({first})", str(root), "Set ignored = true to take every file")
+    return done.stdout
 
 
 def is_excluded(name: str, patterns: Collection[str]) -> bool:

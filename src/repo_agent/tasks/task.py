@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -18,7 +19,9 @@ from repo_agent.sandbox.workspace import Files
 from repo_agent.tasks.comparing import comparing_classes
 
 HELD_OUT_SHARE = 3 / 8
-RUNNERS = frozenset("Makefile makefile GNUmakefile justfile noxfile.py Taskfile.yml package.json".split())
+RUNNERS = frozenset(
+    "Makefile makefile GNUmakefile justfile Justfile noxfile.py Taskfile.yml Taskfile.yaml package.json".split()
+)
 """Names of files that say what a test command does."""
 
 
@@ -68,17 +71,23 @@ class Task:
     @cached_property
     def put_back(self) -> frozenset[str]:
         """The files that get their first content before every test run: `pristine`, test files, configuration of pytest
-        and Python, of a command the files that it names and those of task runners, and where `writable` says what may
-        be written, everything else."""
+        and Python, where `writable` says what may be written everything else, and where it does not the files that say
+        what a command does."""
         own = {*self.pristine, *(test.partition("::")[0] for test in self.tests)}
-        if self.command:
-            words = {word.removeprefix("./") for part in self.command for word in part.split()}
-            own |= {name for name in self.files if name in words or PurePosixPath(name).name in RUNNERS}
+        if self.command and not self.writable:
+            own |= {name for name in self.files if self._runs(name)} - set(self.fix or ())
         return frozenset(
             name
             for name in self.files
             if name in own or PurePosixPath(name).name in CONFIG_FILES or not may_write(name, self.writable)
         )
+
+    def _runs(self, name: str) -> bool:
+        """Whether a file belongs to a task runner, or the command names it and it is not Python to be repaired."""
+        path = PurePosixPath(name)
+        words = (word.removeprefix("./") for part in self.command for word in re.split(r"[\s;&|<>()'\"=]+", part))
+        named = path.suffix != ".py" and any(word and f"/{name}".endswith(f"/{word}") for word in words)
+        return named or path.name in RUNNERS
 
     @cached_property
     def comparing(self) -> frozenset[str]:
@@ -143,7 +152,7 @@ class Suite:
         share = min(math.ceil(len(groups) * HELD_OUT_SHARE), len(groups) - 1)
         count = share if held_out is None else held_out
         if not 0 <= count < len(groups):
-            remedy = f"Give 0 to {len(groups) - 1} of its {len(groups)} groups"
+            remedy = f"Give 0 to {len(groups) - 1} of its {len(groups)} groups" if share else "It has one group alone"
             raise UserError(f"cannot hold out {count} groups of suite {self.spec}", "--held-out", remedy)
         chosen = set(groups[:count])
         held = tuple(task.id for task in self.tasks if task.split_group in chosen)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import difflib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from repo_agent.errors import boundary
@@ -12,7 +13,7 @@ from repo_agent.sandbox.isolate import Isolation
 from repo_agent.sandbox.results import Grade
 from repo_agent.sandbox.workspace import Workspace
 from repo_agent.tasks import test_job
-from repo_agent.tasks.task import Suite, Task
+from repo_agent.tasks.task import Suite, Task, as_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +85,18 @@ def _summary(suite: Suite, untouched: list[Grade], fixed: Mapping[str, Grade]) -
     return Validation(
         tasks=len(suite.tasks),
         fix_passes=sum(result.outcome == "passed" for result in fixed.values()),
-        untouched_fails=sum(result.outcome not in ("passed", "no_tests") for result in untouched),
+        untouched_fails=sum(
+            result.outcome not in ("passed", "no_tests") and not _did_not_start(task, result)
+            for task, result in zip(suite.tasks, untouched, strict=True)
+        ),
         odd=odd,
         no_fix=len(suite.tasks) - len(fixed),
         unproven=unproven,
     )
 
 
+SHORTEST_FIX = 20
+"""Characters of what it changes, with the lines around it; less is alike by chance."""
 _WHY_PASSED = "(no test notices the bug, or the bug is not there)"
 
 
@@ -100,10 +106,34 @@ def _did_not_start(task: Task, grade: Grade) -> bool:
 
 
 def _readable_fixes(task: Task) -> list[str]:
-    """Where in its own workspace a task's fix can be read."""
-    return [
-        f"the fix of {path} can be read in {name}\n(leave that out with `exclude`)"
-        for path, text in (task.fix or {}).items()
-        for name, content in task.files.items()
-        if content == text
-    ]
+    """Where in its own workspace a task's fix can be read: in a copy of the file, or in a diff."""
+    found = []
+    for path, text in (task.fix or {}).items():
+        blocks = _blocks(as_text(task.files.get(path, "")), text)
+        if sum(map(len, blocks)) >= SHORTEST_FIX:
+            found += [
+                (path, name) for name, held in task.files.items() if name != path and _holds(as_text(held), blocks)
+            ]
+    return [f"the fix of {path} can be read in {name}\n(leave that out with `exclude`)" for path, name in found]
+
+
+def _blocks(before: str, after: str) -> list[str]:
+    """What a fix changes, each with the line before and after it."""
+    old, new = _stripped(before.splitlines()), _stripped(after.splitlines())
+    changes = difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
+    return ["\n".join(new[max(0, a - 1) : b + 1]) for kind, _, _, a, b in changes if kind != "equal" and b > a]
+
+
+def _holds(text: str, blocks: list[str]) -> bool:
+    """Whether a text, or either side of the diff that it may be, holds every block."""
+    lines = text.splitlines()
+    sides = [lines, *([line[1:] for line in lines if not line.startswith(sign)] for sign in "+-")]
+    return any(all(f"\n{block}\n" in whole for block in blocks) for whole in map(_whole, sides))
+
+
+def _whole(lines: list[str]) -> str:
+    return "\n" + "\n".join(_stripped(lines)) + "\n"
+
+
+def _stripped(lines: Sequence[str]) -> list[str]:
+    return [line.strip() for line in lines if line.strip()]

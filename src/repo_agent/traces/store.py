@@ -28,8 +28,8 @@ from repo_agent.traces.pack import Packer
 from repo_agent.traces.read import read_events, read_lines
 
 RECORD, INDEX, TRACES, ERRORS = "run.json", "results.jsonl", "traces", "errors"
-FREE_KEYS = frozenset({"versions", "isolation"})
-"""Keys of run.json that may differ when a run goes on."""
+FREE_KEYS = frozenset({"versions", "isolation", "suite"})
+"""Keys of run.json that may differ when a run goes on: of the suite its hash tells, not how its path is written."""
 _LONGEST_NAME = 200
 _REPLY = b'"kind":"llm_action"'
 """Stands in a trace only where a reply does: inside of texts the quotes are escaped."""

@@ -153,7 +153,8 @@ def _arguments(model: Any, longest: int, rows: int, config: TrainConfig, folder:
         num_train_epochs=config.epochs,
         learning_rate=config.lr,
         lr_scheduler_type=config.schedule,
-        warmup_steps=math.ceil(config.warmup * steps),
+        # The first step of a warm-up has rate 0: of few steps it would be a large part, of one step all.
+        warmup_steps=math.ceil(config.warmup * steps) if steps >= 20 else 0,
         weight_decay=0.0,
         max_grad_norm=1.0,
         seed=config.seed,

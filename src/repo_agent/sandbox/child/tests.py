@@ -35,7 +35,7 @@ UNUSED = (
     *("cacheprovider", "doctest", "junitxml", "pastebin", "faulthandler", "stepwise", "setuponly"),
     *("setupplan", "legacypath", "threadexception", "unraisableexception"),
 )
-MESSAGE_CHARS, SAID_BYTES = 2_000, 32_000
+MESSAGE_CHARS = 2_000
 CLOCK_FACTOR = 4
 """A test may take this many times its processor time on the clock."""
 SENTINEL = "def test_sentinel():\n    assert 1 + 1 == 3\n"
@@ -49,29 +49,25 @@ def prepare(job: dict[str, Any], channel: Channel, work: str) -> Callable[[], No
     watch = guard.Guard(channel, work, job["pristine"], job["own"], job["comparing"])
     reporter = Reporter(channel, job["seconds"], watch, sentinel)
     watch.install(with_unittest=job["unittest"], more=(Reporter, Channel))
-    said = os.memfd_create("said")
 
     def run() -> None:
-        # What tests print is shown to no one, so nothing of it has to be read, capped or waited for. What pytest says
-        # before it collects, is.
+        # What tests print is shown to no one, so nothing of it has to be read, capped or waited for.
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
-        os.dup2(said, 2)
+        os.dup2(null, 2)
         pytest.main(arguments(job, work), plugins=[reporter])
-        if reporter.config is None:
-            channel.write("refused", message=complaint(os.pread(said, SAID_BYTES, 0).decode(errors="replace")))
         reporter.end()
 
     return run
 
 
-def complaint(text: str) -> str:
-    """The line of pytest's words that says why it does not begin."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    causes = [line[1:].strip() for line in lines if line.startswith("E  ")]
-    errors = [line for line in lines if "error:" in line.lower()]
-    file = next((line.split("'")[1] + ": " for line in lines if "loading conftest '" in line), "")
-    return (file + (causes or errors or lines or ["pytest did not begin"])[-1])[:MESSAGE_CHARS]
+def complaint(error: Exception) -> str:
+    """Why pytest does not begin: the cause of a conftest that cannot be loaded, or what is wrong with its arguments."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, BaseException):
+        return f"{getattr(error, 'path', 'conftest.py')}: {one_line(cause)}"
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return next((line for line in lines if "error: " in line), lines[0]).strip()[:MESSAGE_CHARS]
 
 
 def arguments(job: dict[str, Any], work: str) -> list[str]:
@@ -112,14 +108,22 @@ class Reporter:
         self.channel.close("end", sentinel=self.sentinel_held)
 
     @pytest.hookimpl(wrapper=True)
+    def pytest_cmdline_parse(self) -> Generator[None, object, object]:
+        """Arguments, configuration and the first conftest files."""
+        try:
+            return (yield)
+        except Exception as error:
+            self.channel.write("refused", message=complaint(error))
+            raise
+
+    @pytest.hookimpl(wrapper=True)
     def pytest_collection(self, session: pytest.Session) -> Generator[None, object, object]:
         self.config = session.config
-        os.dup2(1, 2)
         self.arm(self.seconds * max(1, len(session.config.args)))
         try:
             result = yield
         except pytest.UsageError as error:
-            self.channel.write("refused", message=one_line(error))
+            self.channel.write("refused", message=complaint(error))
             raise
         self.arm(0)
         return result
