@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from repo_agent.errors import InfraError, boundary
-from repo_agent.messages import Message, ToolCall, digest
+from repo_agent.messages import Message, ToolCall, digest, total
 from repo_agent.models import Completion, Model, Request, Sampling
 from repo_agent.protocols import Protocol
 from repo_agent.tools.registry import Registry
@@ -137,8 +137,8 @@ class Rollout:
             request = Request(tuple(self.messages), self.sampling, self._seed(), schema, self.tools)
             completion = await self.model.complete(request)
         if completion.finish_reason != "context":
-            self.prompt_tokens = _sum(self.prompt_tokens, completion.usage.prompt_tokens)
-            self.completion_tokens = _sum(self.completion_tokens, completion.usage.completion_tokens)
+            self.prompt_tokens = total((self.prompt_tokens, completion.usage.prompt_tokens))
+            self.completion_tokens = total((self.completion_tokens, completion.usage.completion_tokens))
         return completion, time.monotonic() - asked
 
     async def _act(self, action: events.LlmAction, verdict: Verdict) -> str | None:
@@ -199,10 +199,6 @@ class Rollout:
         """Answer the last turn. A lone surrogate, which no tokenizer takes, becomes a question mark."""
         self.bad_in_row = self.bad_in_row + 1 if bad else 0
         self.messages += self.protocol.observe(self.messages[-1], text.encode(errors="replace").decode())
-
-
-def _sum(total: int | None, more: int | None) -> int | None:
-    return None if total is None or more is None else total + more
 
 
 async def in_thread(work: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +60,12 @@ class Usage:
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+
+
+def total(counts: Iterable[int | None]) -> int | None:
+    """The sum of counts; None where one of them is not known."""
+    known = list(counts)
+    return None if None in known else sum(filter(None, known))
 
 
 def canonical_json(value: Any) -> str:

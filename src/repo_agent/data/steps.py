@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from repo_agent import redact
 from repo_agent.data.contract import Contract, our_contract, rerendered
 from repo_agent.messages import Message, ToolCall, canonical_json, digest
 from repo_agent.protocols import PROTOCOLS, Protocol, protocol_named
+from repo_agent.redact import redacted
 from repo_agent.tools.files import default_registry
 from repo_agent.tools.registry import Registry, ToolResult
 from repo_agent.tools.verdict import FINALS, Parsed, Verdict, executed, holds_call, judge
@@ -146,7 +146,8 @@ def scrub(text: str) -> str:
     own = os.path.expanduser("~").rstrip("/")
     if own.startswith("/"):
         text = re.sub(_BEFORE + re.escape(own) + r"(?![\w-]|\.\w)", "~", text)
-    return redact.SHAPED.sub(redact.MARK, _HOME.sub("~", text)).encode(errors="replace").decode()
+    kept: str = redacted(_HOME.sub("~", text), ())
+    return kept.encode(errors="replace").decode()
 
 
 def _protocol(trace: Trace) -> Protocol | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from repo_agent.messages import tilde
+from repo_agent.messages import tilde, total
 from repo_agent.record.verdict import Judge, Judged
 from repo_agent.record.wire import Asked, Reply, names_and_arguments, text_of
 from repo_agent.redact import redacted
@@ -110,8 +110,8 @@ class Thread:
         self.sent += 1
         self.steps += 1
         self.reply = reply
-        self.prompt_tokens = _sum(self.prompt_tokens, reply.prompt_tokens)
-        self.completion_tokens = _sum(self.completion_tokens, reply.completion_tokens)
+        self.prompt_tokens = total((self.prompt_tokens, reply.prompt_tokens))
+        self.completion_tokens = total((self.completion_tokens, reply.completion_tokens))
         return verdict.turn_class
 
     def fail(self, asked: Asked, cause: str, seconds: float | None) -> None:
@@ -201,7 +201,3 @@ def is_of(back: WireMessage, reply: Reply) -> bool:
 def _same(back: WireMessage, reply: Reply) -> bool:
     calls, said = names_and_arguments(back.tool_calls), names_and_arguments(reply.calls)
     return calls == said and text_of(back) == reply.text
-
-
-def _sum(total: int | None, more: int | None) -> int | None:
-    return None if total is None or more is None else total + more

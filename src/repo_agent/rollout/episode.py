@@ -27,8 +27,6 @@ from repo_agent.tools.registry import Registry
 from repo_agent.traces import events
 from repo_agent.traces.store import TraceWriter
 
-_HAVE_RESULTS = ("ok", "exec_error")
-"""Turn classes of calls that ran."""
 OnEvent = Callable[[events.Event], None]
 Grader = Callable[[Path, TestJob, Isolation], Awaitable[Grade]]
 
@@ -74,7 +72,7 @@ async def play(
     def emit(event: events.Event) -> None:
         """A request, and a reply whose result follows at once, are written together with the next event."""
         held.append(event)
-        if not isinstance(event, events.LlmRequest) and getattr(event, "turn_class", "") not in _HAVE_RESULTS:
+        if not isinstance(event, events.LlmRequest) and getattr(event, "turn_class", "") not in events.HAVE_RESULTS:
             writer.emit(*held)
             held.clear()
         if watch:

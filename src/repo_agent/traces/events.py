@@ -17,6 +17,8 @@ VERSION: Literal[1] = 1
 When = Literal["write", "final", "grade"]
 
 
+HAVE_RESULTS = ("ok", "exec_error")
+"""Turn classes of calls that ran."""
 _HEAD = {"v", "kind", "t", "ts"}
 
 

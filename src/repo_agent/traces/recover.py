@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 from repo_agent.errors import UserError
+from repo_agent.messages import total
 from repo_agent.traces import events
 from repo_agent.traces.files import lock, same_file
 from repo_agent.traces.read import read_events
@@ -52,12 +53,7 @@ def _end(fd: int, part: Path) -> events.RunEnd | None:
         ended="final" if replies[-1].turn_class == "final" else "killed",
         passed=MARKS[notes[-1]] if notes else None,
         steps=len(replies),
-        prompt_tokens=_sum([event.prompt_tokens for event in replies]),
-        completion_tokens=_sum([event.completion_tokens for event in replies]),
+        prompt_tokens=total(event.prompt_tokens for event in replies),
+        completion_tokens=total(event.completion_tokens for event in replies),
         seconds=round(log[-1].ts - log[0].ts, 3),
     )
-
-
-def _sum(counts: list[int | None]) -> int | None:
-    known = [count for count in counts if count is not None]
-    return sum(known) if len(known) == len(counts) else None

@@ -22,6 +22,7 @@ from typing import Any
 from urllib.parse import quote
 
 from repo_agent.errors import UserError
+from repo_agent.messages import total
 from repo_agent.traces import events
 from repo_agent.traces.files import create, lock, same_file, written
 from repo_agent.traces.pack import Packer
@@ -107,9 +108,8 @@ class RunDir:
         no count."""
         files = [*self.traces(), *(self.path / ERRORS).glob("*/*.jsonl"), *(self.path / TRACES).glob("*/*.part")]
         counts = [count for path in files for count in _tokens(path)]
-        if any(None in count for count in counts):
-            return None
-        return sum(prompt or 0 for prompt, _ in counts), sum(completion or 0 for _, completion in counts)
+        prompt, completion = (total(count[side] for count in counts) for side in (0, 1))
+        return None if prompt is None or completion is None else (prompt, completion)
 
     def traces(self) -> list[Path]:
         """The whole traces, by task folder, then by rollout number."""

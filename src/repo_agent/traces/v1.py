@@ -13,9 +13,6 @@ from repo_agent.traces import events
 from repo_agent.traces.pack import said, unquoted
 from repo_agent.traces.trace import REMEDY, Trace, Turn
 
-_HAVE_RESULTS = ("ok", "exec_error")
-"""Turn classes of calls that ran."""
-
 
 def v1_trace(path: Path, log: list[tuple[int, events.AnyEvent]], problems: list[str]) -> Trace:
     """Put a Trace together from typed events and their line numbers. Raises UserError where a line is missing."""
@@ -79,7 +76,7 @@ class _Turns:
         if event.sent != len(self._messages) or self._asked:
             raise UserError("a line is missing before this request", where, REMEDY)
         last = self._turns[-1] if self._turns else None
-        if self._ours and last and last.ok is None and last.turn_class in _HAVE_RESULTS:
+        if self._ours and last and last.ok is None and last.turn_class in events.HAVE_RESULTS:
             raise UserError("the result of the call before this request is missing", where, REMEDY)
         if not self._ours and last and last.turn_class == "final":
             self._turns[-1] = last = replace(last, turn_class="no_call")  # what the agent went on after was none

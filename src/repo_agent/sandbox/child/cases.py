@@ -13,15 +13,12 @@ from __future__ import annotations
 import importlib
 import itertools
 import json
-import os
-import signal
-import traceback
 from collections.abc import Callable
 from typing import Any
 
 from repo_agent.sandbox.child.channel import Channel
+from repo_agent.sandbox.child.session import Clock, one_line, silence
 
-CLOCK_FACTOR = 4
 MOST_ELEMENTS, MOST_DEPTH = 100_000, 50
 
 
@@ -29,9 +26,7 @@ def prepare(job: dict[str, Any], channel: Channel, work: str) -> Callable[[], No
     """What runs `job["function"]` of `job["module"]` (dotted) on each argument list of `job["arguments"]`."""
 
     def run() -> None:
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 1)
-        os.dup2(null, 2)
+        silence()
         Cases(job, channel).run()
 
     return run
@@ -40,11 +35,10 @@ def prepare(job: dict[str, Any], channel: Channel, work: str) -> Callable[[], No
 class Cases:
     def __init__(self, job: dict[str, Any], channel: Channel) -> None:
         self._job, self._channel = job, channel
-        for number in (signal.SIGALRM, signal.SIGPROF):
-            signal.signal(number, self._timed_out)
+        self._clock = Clock(self._timed_out)
 
     def run(self) -> None:
-        self._arm(self._job["seconds"])
+        self._clock.arm(self._job["seconds"])
         try:
             function = getattr(importlib.import_module(self._job["module"]), self._job["function"])
         except BaseException as error:
@@ -53,21 +47,17 @@ class Cases:
             return
         for arguments in self._job["arguments"]:
             self._one(function, arguments)
-        self._arm(0)
+        self._clock.arm(0)
         self._channel.close("end", sentinel=True)
 
     def _one(self, function: Callable[..., object], arguments: list[object]) -> None:
-        self._arm(self._job["seconds"])
+        self._clock.arm(self._job["seconds"])
         try:
             value = json.dumps(plain(function(*arguments)))
         except BaseException as error:
             self._channel.write("raised", message=one_line(error))
         else:
             self._channel.write("returned", value=value)
-
-    def _arm(self, seconds: float) -> None:
-        signal.setitimer(signal.ITIMER_PROF, seconds)
-        signal.setitimer(signal.ITIMER_REAL, seconds * CLOCK_FACTOR)
 
     def _timed_out(self, *_: object) -> None:
         self._channel.close("timed_out")
@@ -86,7 +76,3 @@ def plain(value: Any, depth: int = MOST_DEPTH) -> Any:
     if isinstance(value, (list, tuple)) or hasattr(value, "__next__"):
         return [plain(entry, depth - 1) for entry in itertools.islice(value, MOST_ELEMENTS)]
     raise TypeError(f"a {type(value).__name__} is no JSON value")
-
-
-def one_line(error: BaseException) -> str:
-    return traceback.format_exception_only(type(error), error)[0].strip().split("\n", 1)[0][:2_000]

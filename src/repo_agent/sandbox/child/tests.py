@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
-import traceback
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -28,6 +26,7 @@ gc.enable()
 
 from repo_agent.sandbox.child import guard  # noqa: E402
 from repo_agent.sandbox.child.channel import Channel  # noqa: E402
+from repo_agent.sandbox.child.session import MESSAGE_CHARS, Clock, one_line, silence  # noqa: E402
 
 # Plug-ins that write reports, keep caches or serve a person at a terminal: none changes what a test means, and
 # leaving them out makes every run a third cheaper.
@@ -35,9 +34,6 @@ UNUSED = (
     *("cacheprovider", "doctest", "junitxml", "pastebin", "faulthandler", "stepwise", "setuponly"),
     *("setupplan", "legacypath", "threadexception", "unraisableexception"),
 )
-MESSAGE_CHARS = 2_000
-CLOCK_FACTOR = 4
-"""A test may take this many times its processor time on the clock."""
 SENTINEL = "def test_sentinel():\n    assert 1 + 1 == 3\n"
 
 
@@ -48,13 +44,10 @@ def prepare(job: dict[str, Any], channel: Channel, work: str) -> Callable[[], No
         file.write(SENTINEL)
     watch = guard.Guard(channel, work, job["pristine"], job["own"], job["comparing"])
     reporter = Reporter(channel, job["seconds"], watch, sentinel)
-    watch.install(with_unittest=job["unittest"], more=(Reporter, Channel))
+    watch.install(with_unittest=job["unittest"], more=(Reporter, Channel, Clock))
 
     def run() -> None:
-        # What tests print is shown to no one, so nothing of it has to be read, capped or waited for.
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 1)
-        os.dup2(null, 2)
+        silence()
         pytest.main(arguments(job, work), plugins=[reporter])
         reporter.end()
 
@@ -88,15 +81,12 @@ class Reporter:
         self.outcome, self.message = "", ""
         self.sentinel_held = False
         self.config: pytest.Config | None = None
-        self._timer = signal.setitimer
-        for number in (signal.SIGALRM, signal.SIGPROF):
-            signal.signal(number, self.timed_out)
+        self._clock = Clock(self.timed_out)
 
     def arm(self, seconds: float, running: str = "") -> None:
-        """Limit processor time, so that a busy machine fails no test; and the clock, for tests that wait."""
+        """Limit what runs from here on; see `Clock.arm`."""
         self.running = running
-        self._timer(signal.ITIMER_PROF, seconds)
-        self._timer(signal.ITIMER_REAL, seconds * CLOCK_FACTOR)
+        self._clock.arm(seconds)
 
     def timed_out(self, *_: object) -> None:
         """End the process here: an exception could be swallowed by the very loop that hangs."""
@@ -183,10 +173,3 @@ class Reporter:
 
     def is_sentinel(self, item: pytest.Item) -> bool:
         return str(item.path) == self.sentinel
-
-
-def one_line(error: BaseException) -> str:
-    """`AssertionError: assert 3 == 4`; for a syntax error, with file and line."""
-    lines = traceback.format_exception_only(type(error), error)
-    text = f"{type(error).__name__}: {error}" if isinstance(error, SyntaxError) else lines[0]
-    return text.strip().split("\n", 1)[0][:MESSAGE_CHARS]

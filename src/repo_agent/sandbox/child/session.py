@@ -1,0 +1,40 @@
+"""What a run of tests and a run of cases share: silence, a clock on each of them, and an error in one line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import traceback
+from collections.abc import Callable
+
+CLOCK_FACTOR = 4
+"""A test may take this many times its processor time on the clock."""
+MESSAGE_CHARS = 2_000
+
+
+def silence() -> None:
+    """What tested code prints is shown to no one, so nothing of it has to be read, capped or waited for."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+
+
+class Clock:
+    """Calls `timed_out` when an armed time is over; made before tested code loads, which cannot take it away then."""
+
+    def __init__(self, timed_out: Callable[..., None]) -> None:
+        self._timer = signal.setitimer
+        for number in (signal.SIGALRM, signal.SIGPROF):
+            signal.signal(number, timed_out)
+
+    def arm(self, seconds: float) -> None:
+        """Limit processor time, so that a busy machine fails no test; and the clock, for tests that wait. 0 ends it."""
+        self._timer(signal.ITIMER_PROF, seconds)
+        self._timer(signal.ITIMER_REAL, seconds * CLOCK_FACTOR)
+
+
+def one_line(error: BaseException) -> str:
+    """`AssertionError: assert 3 == 4`; for a syntax error, with file and line."""
+    lines = traceback.format_exception_only(type(error), error)
+    text = f"{type(error).__name__}: {error}" if isinstance(error, SyntaxError) else lines[0]
+    return text.strip().split("\n", 1)[0][:MESSAGE_CHARS]
