@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -150,4 +151,4 @@ def test_a_lone_surrogate_stops_nothing(tmp_path: Path) -> None:
     assert play.classes() == ["bad_value", "exec_error", "ok", "ok", "final"]
     assert play.observations()[2] == "[tool_result] x = 1\n"
     for event in play.log:
-        event.line().encode()
+        assert json.loads(event.line())

@@ -89,8 +89,8 @@ def _write_trace(
     writer.emit(events.RunStart(task=task, group=task, task_hash="h", rollout=k, system="S", tools=[], **shared))
     for t, name in enumerate(classes):
         writer.emit(events.LlmRequest(t=t, sent=1 + 2 * t, messages=[]))
-        call = {"name": "grep", "args": {}} if name in ("ok", "exec_error", "missing_arg", "wrong_type") else None
-        action = {"t": t, "text": text, "finish_reason": "stop", "turn_class": name, "call": call}
+        call = [{"name": "grep", "args": {}}] if name in ("ok", "exec_error", "missing_arg", "wrong_type") else []
+        action = {"t": t, "text": text, "finish_reason": "stop", "turn_class": name, "calls": call}
         usage = {"prompt_tokens": 9, "completion_tokens": 3, "seconds": 0.1}
         writer.emit(events.LlmAction(**action, **usage, lenient_ok=name in ("ok", "wrapped"), error=text))
     ended = "final" if classes[-1:] == ["final"] else "max_steps"

@@ -350,7 +350,11 @@ def test_branches_and_edits_start_a_rollout_and_shortened_replies_do_not(between
     traces = recorder.traces()
     assert sorted(len(trace.turns) for trace in traces) == [1, 1, 1, 2]
     longest = max(traces, key=lambda trace: len(trace.turns))
-    assert longest.turns[0].text == "<think>hm</think> first \n" and longest.turns[0].reply.content == "first"
+    assert (
+        longest.turns[0].text == "<think>hm</think> first \n"
+        and longest.turns[0].reply.content == longest.turns[0].text
+    )
+    assert not longest.turns[0].sent_back
     assert [m.content for m in longest.turns[1].context] == ["You fix code.", "go", "first", "and?"]
 
 

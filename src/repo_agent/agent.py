@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from repo_agent.errors import InfraError, boundary
-from repo_agent.messages import Message, ToolCall, digest, total
+from repo_agent.messages import Message, ToolCall, digest, read_spoken, total
 from repo_agent.models import Completion, Model, Request, Sampling
 from repo_agent.protocols import Protocol
 from repo_agent.tools.registry import Registry
@@ -106,19 +106,21 @@ class Rollout:
             truncated = completion.finish_reason == "length"
             verdict = judge(parsed, self.registry, truncated=truncated, any_call=self.any_call)
             lenient = (not verdict.turn_class and parsed.lenient is parsed.call) or lenient_ok(parsed, self.registry)
+        text, tool_calls = read_spoken(completion.text) if self.protocol.name == "native" else (completion.text, [])
         action = events.LlmAction(
             t=self.steps,
-            text=completion.text,
+            text=text,
+            tool_calls=tool_calls,
             raw_unknown=completion.raw_unknown,
             finish_reason=completion.finish_reason,
             seed=self._seed(),
-            served=completion.served and asdict(completion.served),
+            served=asdict(completion.served) if completion.served else None,
             prompt_tokens=completion.usage.prompt_tokens,
             completion_tokens=completion.usage.completion_tokens,
             seconds=round(seconds, 4),
             turn_class=verdict.turn_class or "ok",
             lenient_ok=lenient,
-            call={"name": verdict.call.name, "args": verdict.call.args} if verdict.call else None,
+            calls=[{"name": verdict.call.name, "args": verdict.call.args}] if verdict.call else [],
             error=verdict.error,
             prompt_ids_hash=completion.prompt_ids_hash,
         )

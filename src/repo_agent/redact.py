@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Collection
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 from urllib.parse import quote
 
@@ -21,6 +22,7 @@ PLACEHOLDERS = frozenset(
     "none empty null dummy fake ollama local not-needed no-key-required lm-studio password".split()
 )
 _SHORTEST = 8
+_NAMED = re.compile(r"(?:^|_)(?:API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(?:$|_(?!FILE|PATH|DIR))", re.I)
 
 
 def is_key(word: str) -> bool:
@@ -44,6 +46,24 @@ def redacted(value: Any, secrets: Collection[str], shaped: bool = True) -> Any:
     if isinstance(value, dict):
         return {redacted(key, secrets, shaped): redacted(entry, secrets, shaped) for key, entry in value.items()}
     return [redacted(entry, secrets, shaped) for entry in value] if isinstance(value, list) else value
+
+
+def occur_in(line: bytes, secrets: Collection[str]) -> bool:
+    """Whether a line of JSON holds one of the secrets, in any of the forms that `redacted` looks for."""
+    return any(form in line for secret in secrets for form in _escaped_forms(secret))
+
+
+@cache
+def own() -> frozenset[str]:
+    """The credentials that this process was started with: values of environment variables that are named like one."""
+    named = (value for name, value in os.environ.items() if _NAMED.search(name))
+    return frozenset(filter(is_key, named))
+
+
+@lru_cache(256)
+def _escaped_forms(secret: str) -> tuple[bytes, ...]:
+    forms = (json.dumps(form, ensure_ascii=False)[1:-1] for form in _forms(secret))
+    return tuple({form.encode(errors="surrogatepass"): None for form in (*_forms(secret), *forms)})
 
 
 @lru_cache(256)

@@ -17,8 +17,6 @@ from repo_agent.traces.recover import MARKS
 from repo_agent.traces.store import TraceWriter
 
 CAUSE_CHARS = 300
-_OURS = frozenset({"kind", "turn_class", "ended", "source", "arm", "protocol"})
-"""Fields of events that hold words of ours."""
 
 
 @dataclass
@@ -91,11 +89,11 @@ class Thread:
 
     def exchange(self, asked: Asked, reply: Reply, seconds: float | None, read: Judged | None = None) -> str:
         """Append a request and its reply; returns the reply's turn class. `read` is what its own agent made of it."""
-        text = reply.spoken
-        verdict = self.judge.verdict(self.protocol, text, reply.finish_reason, read)
+        verdict = self.judge.verdict(self.protocol, reply.spoken, reply.finish_reason, read)
         action = events.LlmAction(
             t=self.turn,
-            text=text,
+            text=reply.text,
+            tool_calls=reply.calls,
             raw_unknown=bool(reply.calls),
             finish_reason=reply.finish_reason,
             prompt_tokens=reply.prompt_tokens,
@@ -103,7 +101,7 @@ class Thread:
             seconds=seconds,
             turn_class=verdict.turn_class,
             lenient_ok=verdict.lenient_ok,
-            call=verdict.call,
+            calls=[verdict.call] if verdict.call else [],
             error=verdict.error,
         )
         self._append(asked, action)
@@ -179,12 +177,8 @@ class Thread:
         return self.sent
 
     def _write(self, *said: events.Event) -> None:
-        self.writer.emit(*map(self._redacted, said))
-
-    def _redacted(self, event: events.Event) -> events.Event:
-        fields = event.model_dump().items()
-        told = {name: value if name in _OURS else redacted(value, self.secrets) for name, value in fields}
-        return type(event).model_validate(told)
+        self.writer.secrets |= self.secrets
+        self.writer.emit(*said)
 
 
 def is_of(back: WireMessage, reply: Reply) -> bool:

@@ -1,4 +1,4 @@
-"""The events of a trace, one JSON object a line; format version 1.
+"""The events of a trace, one JSON object a line; format version 2.
 
 A rollout is `run_start`, then for each turn `llm_request`, `llm_action`, and `tool_result` and `tests` where something
 ran, then `final` where the model stopped by itself, then `tests` (the grade) and `run_end`.
@@ -8,51 +8,47 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Annotated, Any, Literal
+from collections.abc import Collection
+from typing import Any, Literal
 
-import pydantic
-import pydantic_core
+import msgspec
 
-VERSION: Literal[1] = 1
+from repo_agent.redact import redacted
+
+VERSION: Literal[2] = 2
 When = Literal["write", "final", "grade"]
-
-
 HAVE_RESULTS = ("ok", "exec_error")
 """Turn classes of calls that ran."""
-_HEAD = {"v", "kind", "t", "ts"}
+_OURS = frozenset({"kind", "turn_class", "ended", "source", "arm", "protocol"})
+"""Fields that hold words of ours."""
 
 
-class Event(pydantic.BaseModel):
-    """What every event carries: format version, turn number (None outside a turn), Unix time in seconds."""
+def _now() -> float:
+    return round(time.time(), 3)
 
-    model_config = pydantic.ConfigDict(extra="forbid")
 
-    v: Literal[1] = VERSION
+class Event(msgspec.Struct, kw_only=True, tag_field="kind", forbid_unknown_fields=True, omit_defaults=True):
+    """What every event carries: the turn's number (None outside a turn), and Unix time in seconds."""
+
     t: int | None = None
-    ts: float = pydantic.Field(default_factory=time.time)
+    ts: float = msgspec.field(default_factory=_now)
 
-    def line(self) -> str:
+    def line(self) -> bytes:
         """The event as one line of JSON, newline included.
 
-        Fields of a turn that hold their default are left out: there are many turns, and one start and end.
-        Escapes stand where UTF-8 cannot carry what a model wrote.
+        A field of a turn that holds its default is left out: there are many turns, and one start and end. Escapes
+        stand where UTF-8 cannot carry what a model wrote.
         """
-        once = isinstance(self, RunStart | RunEnd)
-        head = json.dumps(
-            {"v": self.v, "kind": getattr(self, "kind", ""), "t": self.t, "ts": round(self.ts, 3)},
-            separators=(",", ":"),
-        )
         try:
-            text = self.model_dump_json(exclude_defaults=not once, exclude=_HEAD)
-        except (ValueError, pydantic_core.PydanticSerializationError):  # a lone surrogate
-            text = json.dumps(self.model_dump(exclude_defaults=not once, exclude=_HEAD), separators=(",", ":"))
-        return f"{head[:-1]}{',' if len(text) > 2 else ''}{text[1:]}\n"
+            return msgspec.json.encode(self) + b"\n"
+        except UnicodeEncodeError:  # a lone surrogate
+            return json.dumps(msgspec.to_builtins(self), separators=(",", ":")).encode() + b"\n"
 
 
-class RunStart(Event):
+class RunStart(Event, kw_only=True, tag="run_start", omit_defaults=False):
     """Everything that learning from this rollout needs beyond the turns."""
 
-    kind: Literal["run_start"] = "run_start"
+    v: Literal[2] = VERSION
     task: str
     group: str
     task_hash: str | None
@@ -64,7 +60,7 @@ class RunStart(Event):
     system: str
     """The system prompt as sent; empty where none was."""
     tools: list[dict[str, Any]] | None
-    """OpenAI tool schemas of the tools that were offered; None where they are not known."""
+    """OpenAI tool schemas of the tools that were offered; None where they are unknown."""
     sampling: dict[str, Any]
     seed: int | None
     isolation: str | None
@@ -72,46 +68,40 @@ class RunStart(Event):
     """Who ran it: `loop` is ours. `record` and `import:KIND` are another agent's, whose results nobody marked as good
     or bad, so they stand in the messages alone."""
     constraint: str | None = None
-    """How replies were held to the protocol's schema; None where they were free."""
+    """How replies were constrained to the protocol's schema; None where they were free."""
+    redacted: bool = False
 
 
-class Quote(pydantic.BaseModel):
-    """A piece of a message that an earlier event holds: the `output` of the last one of that kind."""
-
-    model_config = pydantic.ConfigDict(extra="forbid")
-
-    quote: Literal["tool_result", "tests"]
-
-
-class WireMessage(pydantic.BaseModel):
+class WireMessage(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """A message as sent: role, text, and calls where the protocol carries them beside the text."""
 
     role: str
-    content: str | list[str | Quote]
-    """The text, or its pieces in order."""
+    content: str
     tool_calls: list[dict[str, Any]] = []
     """Calls as on the wire: `{"id", "type", "function": {"name", "arguments"}}`."""
     tool_call_id: str = ""
     """Of a tool's answer: the call that it answers."""
 
 
-class LlmRequest(Event):
+class LlmRequest(Event, kw_only=True, tag="llm_request"):
     """A request: only the messages added since the last one. `sent` counts those sent before, the system prompt too."""
 
-    kind: Literal["llm_request"] = "llm_request"
     sent: int
     messages: list[WireMessage]
     reply: WireMessage | Literal["dropped"] | None = None
     """The reply before this request as the agent sent it back, where that is not what the model said; `dropped` where
     it did not send it back at all."""
+    redacted: bool = False
+    """Whether a credential was replaced in its text, so that nothing from here on is trained on."""
 
 
-class LlmAction(Event):
+class LlmAction(Event, kw_only=True, tag="llm_action"):
     """A reply: the raw text, and what the verdict made of it."""
 
-    kind: Literal["llm_action"] = "llm_action"
     text: str
-    """The raw reply. Calls beside it make it one JSON text, {"content", "tool_calls"}: see `messages.spoken`."""
+    """The raw reply, without the calls beside it."""
+    tool_calls: list[dict[str, Any]] = []
+    """Calls that the server's parser put beside the text: {"name", "arguments"} and perhaps "id"; arguments as sent."""
     finish_reason: str | None = None
     prompt_tokens: int | None
     completion_tokens: int | None
@@ -119,33 +109,37 @@ class LlmAction(Event):
     turn_class: str
     lenient_ok: bool
     """Whether a forgiving parse of the reply gives a call that the schema takes."""
-    call: dict[str, Any] | Literal["said"] | None = None
-    """{"name", "args"} where a call was parsed; `said` where `text` is that call, so that it is not written twice."""
+    calls: list[dict[str, Any]] = []
+    """The calls that were parsed: {"name", "args"} each."""
     error: str = ""
     prompt_ids_hash: str | None = None
-    """Hash of the prompt's token ids, where the model runs in process."""
+    """Hash of the prompt's token ids (`chat.render.ids_hash`), where the server tells them."""
+    tokenizer: str | None = None
+    """Fingerprint of the tokenizer that made them."""
     raw_unknown: bool = False
-    """Whether a server's parser took the reply apart: then `text` is put together again."""
+    """Whether a server's parser took the reply apart, so that what the model wrote is unknown."""
     seed: int | None = None
     """This turn's own, as sent."""
     served: dict[str, Any] | None = None
     """What a server said: {finish_reason, model, system_fingerprint}, each None where it did not, and {tries}."""
+    redacted: bool = False
 
 
-class ToolResultEvent(Event):
-    """What a tool answered, as the model saw it; `cut` counts characters left out at birth."""
+class ToolResultEvent(Event, kw_only=True, tag="tool_result"):
+    """What a tool answered, as the model saw it; `cut` counts characters left out when it was produced."""
 
-    kind: Literal["tool_result"] = "tool_result"
     ok: bool
     code: str | None = None
     output: str
     cut: int = 0
+    diff: str | None = None
+    """What a write changed on disk, as a unified diff without context; None for any other call, and where the file was
+    not there before."""
 
 
-class Tests(Event):
+class Tests(Event, kw_only=True, tag="tests"):
     """One run of the tests by the driver: after a write, or `grade`, the verdict at the end of the rollout."""
 
-    kind: Literal["tests"] = "tests"
     when: When
     outcome: str
     """passed, failed, timed_out, out_of_memory, crashed, no_tests or tampered"""
@@ -157,28 +151,24 @@ class Tests(Event):
     output: str
 
 
-class DriverNote(Event):
+class DriverNote(Event, kw_only=True, tag="driver_note"):
     """Something that the driver did or saw."""
 
-    kind: Literal["driver_note"] = "driver_note"
     note: str
 
 
-class Final(Event):
+class Final(Event, kw_only=True, tag="final"):
     """The model's own end."""
 
-    kind: Literal["final"] = "final"
     value: dict[str, Any]
 
 
-class RunEnd(Event):
-    """How a rollout ended. `passed` is the grade; None where our own error ended it, or nobody said."""
+class RunEnd(Event, kw_only=True, tag="run_end", omit_defaults=False):
+    """How a rollout ended. `passed` is the grade; None where our own error ended it, or it is unknown."""
 
-    kind: Literal["run_end"] = "run_end"
     ended: str
-    """final, tests_passed, max_steps, max_bad_turns, max_seconds, max_tokens, context_limit, error or stopped; of a
-    recorded rollout final (its last reply has no call), stopped or killed (the recorder was); of an imported one what
-    it says"""
+    """final, tests_passed, max_steps, max_bad_turns, max_tokens, context_limit, error or stopped; of a recorded rollout
+    final (its last reply has no call), stopped or killed (the recorder was); of an imported one what it says"""
     passed: bool | None
     steps: int
     """Assistant turns, bad ones too."""
@@ -188,14 +178,40 @@ class RunEnd(Event):
     seconds: float | None
     error: str = ""
     verbatim: bool | None = None
-    """Whether every file of the task's fix holds just the reference's text; None where no fix is known, or not
-    measured."""
+    """Whether every file of the task's fix matches the reference; None where no fix is known, or not measured."""
     cost_usd: float | None = None
     """By the prices known when it was played; None where there were none."""
 
 
-AnyEvent = Annotated[
-    RunStart | LlmRequest | LlmAction | ToolResultEvent | Tests | DriverNote | Final | RunEnd,
-    pydantic.Field(discriminator="kind"),
-]
-ADAPTER: pydantic.TypeAdapter[AnyEvent] = pydantic.TypeAdapter(AnyEvent)
+AnyEvent = RunStart | LlmRequest | LlmAction | ToolResultEvent | Tests | DriverNote | Final | RunEnd
+KINDS: dict[str, type[Event]] = {
+    str(kind.__struct_config__.tag): kind
+    for kind in (RunStart, LlmRequest, LlmAction, ToolResultEvent, Tests, DriverNote, Final, RunEnd)
+}
+_DECODER = msgspec.json.Decoder(AnyEvent)
+
+
+def read_line(line: bytes) -> AnyEvent:
+    """The event of a line. Raises msgspec.ValidationError for another shape, ValueError for what is not JSON."""
+    try:
+        event: AnyEvent = _DECODER.decode(line)
+        return event
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:
+        return from_record(json.loads(line))  # a lone surrogate as an escape
+
+
+def from_record(record: Any) -> AnyEvent:
+    """The event of a line's JSON object. Raises msgspec.ValidationError."""
+    event: AnyEvent = msgspec.convert(record, AnyEvent)
+    return event
+
+
+def without(event: Event, secrets: Collection[str]) -> Event:
+    """The event with each of the secrets replaced by a mark; it says so where it holds words that are trained on."""
+    record = msgspec.to_builtins(event)
+    clean = {key: value if key in _OURS else redacted(value, secrets, shaped=False) for key, value in record.items()}
+    if clean != record and "redacted" in event.__struct_fields__:
+        clean["redacted"] = True
+    return from_record(clean)

@@ -1,47 +1,56 @@
-"""Reads traces back: typed events, rebuilt contexts, both shapes. Damage at the tail of a file is a listed problem.
+"""Reads traces back: typed events, the conversation, every shape. Damage at the tail of a file is a listed problem.
 
-A process that was killed leaves a torn last line or no `run_end`: the trace reads, short of that. A line that is no
+A process that was killed leaves a torn last line or no `run_end`: the trace reads, short of that. A line that is not
 JSON in the middle, a line that is missing, or an event of an unknown kind means that the file is not what it seems:
 UserError with file and line, since contexts rebuilt from it would be wrong.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
-from collections.abc import Iterable, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pydantic
+import msgspec
 
 from repo_agent.errors import UserError
 from repo_agent.traces import events
+from repo_agent.traces.conversation import trace_of
 from repo_agent.traces.older import older_trace
 from repo_agent.traces.trace import REMEDY, Trace, Turn
-from repo_agent.traces.v1 import v1_trace
+from repo_agent.traces.v1 import Unpacker
 
-__all__ = ["Trace", "Turn", "find_traces", "read_events", "read_lines", "read_trace", "read_traces", "run_folder"]
+__all__ = ["Trace", "Turn", "find_traces", "iter_traces", "read_events", "read_trace", "read_traces", "run_folder"]
+
+SUFFIXES = (".jsonl", ".jsonl.gz")
+Lines = Sequence[tuple[int, bytes]]
+"""Filled lines with their numbers."""
+Typed = list[tuple[int, events.AnyEvent]]
 
 
 def read_trace(path: Path) -> Trace:
-    """Read one trace of either shape. Raises UserError as the module says, and for a file without a whole line."""
-    records, problems = read_lines(path)
-    if not records:
+    """Read one trace of any shape. Raises UserError as the module says, and for a file without a whole line."""
+    trace, _ = _trace(path)
+    if trace is None:
         raise UserError("holds no run", str(path), "Give a trace, RUN/traces/TASK/0.jsonl; a torn one can go")
-    return _trace(path, records, problems)
+    return trace
+
+
+def iter_traces(paths: Iterable[Path]) -> Iterator[tuple[Path, Trace | None, list[str]]]:
+    """Every trace file under the given paths: its trace, None where it holds no run, and the problems met."""
+    for path in find_traces(paths):
+        yield path, *_trace(path)
 
 
 def read_traces(paths: Iterable[Path]) -> tuple[list[Trace], list[str]]:
     """Every trace under the given paths, and the problems met, each with its file; files without a run among them."""
     traces, problems = [], []
-    for path in find_traces(paths):
-        records, torn = read_lines(path)
-        if not records:
-            problems.append(f"{path}: holds no whole line, so no run")
-            continue
-        trace = _trace(path, records, torn)
-        traces.append(trace)
-        problems += trace.problems
+    for _, trace, found in iter_traces(paths):
+        traces += [trace] if trace else []
+        problems += found
     return traces, problems
 
 
@@ -54,43 +63,34 @@ def find_traces(paths: Iterable[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise UserError("not there", str(path), "Give a run directory, a folder of traces, or a trace")
-        files = [path] if path.is_file() else sorted(path.rglob("*.jsonl"), key=_by_number)
+        files = [path] if path.is_file() else sorted(_below(path), key=_by_number)
         found += [file for file in files if path.is_file() or _is_trace_place(file)]
     return list({file.resolve(): file for file in found}.values())
 
 
 def run_folder(trace: Path) -> Path | None:
-    """The run directory that a trace lies in, or None."""
+    """The run directory that a trace belongs to, or None."""
     folder = trace.absolute().parent.parent.parent
     return folder if (folder / "run.json").is_file() else None
 
 
 def read_events(path: Path) -> tuple[list[events.AnyEvent], list[str]]:
-    """The typed events of a trace of our own shape, and the problems met. Raises UserError as the module says."""
-    records, problems = read_lines(path)
-    return [event for _, event in _typed(path, records)], problems
+    """The typed events of a trace of our own, and the problems met. Raises UserError as the module says."""
+    lines, problems = read_lines(path)
+    return [event for _, event in _typed(path, lines)], problems
 
 
-def read_lines(path: Path) -> tuple[list[tuple[int, dict[str, Any]]], list[str]]:
-    """The JSON objects of a file with their line numbers; a torn last line is dropped and listed."""
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise UserError(f"cannot be read ({error.strerror})", str(path), "Is the path right?") from error
-    filled = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    records = []
-    for number, line in filled:
-        record = _object(line)
-        if record is not None:
-            records.append((number, record))
-        elif number == filled[-1][0]:
-            return records, [f"{path}:{number}: torn last line, dropped"]
-        else:
-            raise UserError("not a JSON object", f"{path}:{number}", REMEDY)
-    return records, []
+def read_lines(path: Path) -> tuple[list[tuple[int, bytes]], list[str]]:
+    """The filled lines of a file; a torn last line is dropped and listed."""
+    lines = [(number, line) for number, line in enumerate(_bytes(path).split(b"\n"), 1) if line.strip()]
+    if lines and record_of(lines[-1][1]) is None:
+        number, _ = lines.pop()
+        return lines, [f"{path}:{number}: torn last line, dropped"]
+    return lines, []
 
 
-def _object(line: bytes) -> dict[str, Any] | None:
+def record_of(line: bytes) -> dict[str, Any] | None:
+    """The JSON object of a line, or None."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
@@ -98,29 +98,75 @@ def _object(line: bytes) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def _trace(path: Path, records: Sequence[tuple[int, dict[str, Any]]], problems: list[str]) -> Trace:
-    if "payload" in records[0][1]:
-        return older_trace(path, records, problems)
-    return v1_trace(path, _typed(path, records), problems)
+def _trace(path: Path) -> tuple[Trace | None, list[str]]:
+    lines, problems = read_lines(path)
+    if not lines:
+        return None, [f"{path}: no whole line in it, so no run"]
+    first = _record(path, lines[0])
+    if "payload" in first:
+        trace = older_trace(path, lines, problems)
+    else:
+        trace = trace_of(path, f"v{first.get('v')}", _typed(path, lines), problems)
+    return trace, list(trace.problems)
 
 
-def _typed(path: Path, records: Sequence[tuple[int, dict[str, Any]]]) -> list[tuple[int, events.AnyEvent]]:
-    typed = []
-    for number, record in records:
+def _typed(path: Path, lines: Lines) -> Typed:
+    """The events of a file of ours; those of format 1 are brought to today's shape here, and nowhere else."""
+    if lines and _record(path, lines[0]).get("v") == 1:
+        return _converted(path, lines)
+    typed: Typed = []
+    for number, line in lines:
         try:
-            typed.append((number, events.ADAPTER.validate_python(record)))
-        except pydantic.ValidationError as error:
-            kind, detail = record.get("kind"), error.errors()[0]
-            what = f"an event of kind {kind!r} that this version does not know ({detail['msg']})"
-            raise UserError(what, f"{path}:{number}", "Read it with the version that wrote it, or remove it") from error
+            typed.append((number, events.read_line(line)))
+        except msgspec.ValidationError as error:
+            raise _unknown(f"{path}:{number}", line, error) from error
+        except (ValueError, RecursionError) as error:
+            raise UserError("not a JSON object", f"{path}:{number}", REMEDY) from error
     return typed
 
 
+def _converted(path: Path, lines: Lines) -> Typed:
+    unpacker, typed = Unpacker(), Typed()
+    for number, line in lines:
+        record = _record(path, (number, line))
+        try:
+            typed.append((number, events.from_record(unpacker.unpack(record))))
+        except (msgspec.ValidationError, KeyError, TypeError, AttributeError) as error:
+            raise _unknown(f"{path}:{number}", line, error) from error
+    return typed
+
+
+def _record(path: Path, line: tuple[int, bytes]) -> dict[str, Any]:
+    record = record_of(line[1])
+    if record is None:
+        raise UserError("not a JSON object", f"{path}:{line[0]}", REMEDY)
+    return record
+
+
+def _unknown(where: str, line: bytes, error: Exception) -> UserError:
+    kind = (record_of(line) or {}).get("kind")
+    what = f"an event of kind {kind!r} that this version does not know ({error})"
+    return UserError(what, where, "Read it with the version that wrote it, or remove it")
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+        return gzip.decompress(data) if path.suffix == ".gz" else data
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot be read ({reason})", str(path), "Is the path right, and the file whole?") from error
+
+
+def _below(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*.jsonl*") if path.name.endswith(SUFFIXES)]
+
+
 def _by_number(path: Path) -> tuple[Path, int, str]:
-    return path.parent, len(path.stem), path.stem
+    return path.parent, len(path.name), path.name
 
 
 def _is_trace_place(file: Path) -> bool:
-    """Whether a *.jsonl below a folder is a trace: of a run directory, only what lies in `traces/`."""
+    """Whether a *.jsonl below a folder is a trace: of a run directory, only what is in `traces/`."""
     run = next((folder for folder in file.parents if (folder / "run.json").is_file()), None)
     return run is None or file.relative_to(run).parts[0] == "traces"

@@ -8,18 +8,20 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from repo_agent.traces.events import ADAPTER
+import msgspec
+
+from repo_agent.traces.events import KINDS, AnyEvent
 
 
 def schema() -> dict[str, Any]:
-    """The schema that every line of a trace of format 1 meets."""
-    made = ADAPTER.json_schema()
-    for record in made["$defs"].values():
-        if "kind" in record.get("properties", {}):
-            record["required"] = sorted({*record.get("required", ()), "v", "kind", "ts"})
+    """The schema that every line of a trace of format 2 meets."""
+    made = msgspec.json.schema(AnyEvent)
+    for kind in KINDS.values():
+        record = made["$defs"][kind.__name__]
+        record["required"] = sorted({*record.get("required", ()), "kind", "ts"})
     head = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "A line of a repo-agent trace, format 1",
+        "title": "A line of a repo-agent trace, format 2",
     }
     return {**head, **made}
 

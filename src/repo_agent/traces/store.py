@@ -1,7 +1,7 @@
 """The run directory: one trace a rollout, claimed under a lock, renamed when whole, indexed from the whole ones.
 
     run.json                      what was run; the same command finds it and goes on
-    traces/<task>/<k>.jsonl       whole rollouts; `.part` while one is being written
+    traces/<task>/<k>.jsonl       whole rollouts; `.part` while one is being written, `.jsonl.gz` where it is large
     errors/<task>/<k>-<n>.jsonl   rollouts that our own error, a stop or a kill ended: owed again
     results.jsonl                 an index, rebuilt from the whole traces
 
@@ -11,26 +11,30 @@ was spent on it counts, so one with replies in it goes to errors/ when its rollo
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import itertools
 import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from repo_agent import redact
 from repo_agent.errors import UserError
 from repo_agent.messages import total
 from repo_agent.traces import events
 from repo_agent.traces.files import create, lock, same_file, written
-from repo_agent.traces.pack import Packer
-from repo_agent.traces.read import read_events, read_lines
+from repo_agent.traces.read import read_events, read_lines, record_of
 
 RECORD, INDEX, TRACES, ERRORS = "run.json", "results.jsonl", "traces", "errors"
 FREE_KEYS = frozenset({"versions", "isolation", "suite"})
 """Keys of run.json that may differ when a run goes on: of the suite its hash tells, not how its path is written."""
+LARGE = 16 * 2**20
+"""Bytes from which a whole trace is compressed."""
 _LONGEST_NAME = 200
 _REPLY = b'"kind":"llm_action"'
 """Stands in a trace only where a reply does: inside of texts the quotes are escaped."""
@@ -77,7 +81,7 @@ class RunDir:
 
     def owed(self, wanted: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
         """Those of the `wanted` (task id, rollout number) that have no whole trace yet, in the same order."""
-        return [(task, k) for task, k in wanted if not self._whole(task, k).exists()]
+        return [(task, k) for task, k in wanted if not _is_there(self._whole(task, k))]
 
     def claim(self, task: str, k: int) -> TraceWriter | None:
         """The right to write rollout `k` of `task`; None where it is whole or another process is at it.
@@ -92,7 +96,7 @@ class RunDir:
         if not lock(fd) or not same_file(fd, part):
             os.close(fd)
             return None
-        if whole.exists():
+        if _is_there(whole):
             part.unlink()
             os.close(fd)
             return None
@@ -113,8 +117,8 @@ class RunDir:
 
     def traces(self) -> list[Path]:
         """The whole traces, by task folder, then by rollout number."""
-        found = (self.path / TRACES).glob("*/*.jsonl")
-        return sorted(found, key=lambda path: (path.parent.name, len(path.stem), path.stem))
+        found = (path for path in (self.path / TRACES).glob("*/*.jsonl*") if path.suffix != ".part")
+        return sorted(found, key=lambda path: (path.parent.name, len(path.name.partition(".")[0]), path.name))
 
     def rows(self) -> list[dict[str, Any]]:
         """The index: results.jsonl where it lists just the whole traces, else rebuilt from them.
@@ -124,7 +128,7 @@ class RunDir:
         if not (self.path / RECORD).is_file():
             raise UserError("no run directory", str(self.path), "Give the folder that `repo-agent eval --out` made")
         try:
-            rows: list[dict[str, Any]] = [record for _, record in read_lines(self.path / INDEX)[0]]
+            rows = [record_of(line) or {} for _, line in read_lines(self.path / INDEX)[0]]
             in_step = [row["trace"] for row in rows] == [self._relative(path) for path in self.traces()]
         except (UserError, KeyError):
             in_step = False
@@ -159,14 +163,19 @@ class TraceWriter:
     def __init__(self, fd: int, part: Path, whole: Path, errors: Path) -> None:
         self._file = os.fdopen(fd, "ab", buffering=0)
         self._part, self._whole, self._errors = part, whole, errors
-        self._packer = Packer()
+        self.secrets: frozenset[str] = redact.own()
+        """Credentials that no line may hold: those of this process, and those of a recorded request."""
 
     def emit(self, *more: events.Event) -> None:
         """Append events, a line each, and hand them to the operating system in one stroke."""
-        data = "".join([self._packer.pack(event).line() for event in more]).encode()
+        data = b"".join(map(self._line, more))
         with written(self._part):
             while data:
                 data = data[self._file.write(data) :]
+
+    def _line(self, event: events.Event) -> bytes:
+        line = event.line()
+        return events.without(event, self.secrets).line() if redact.occur_in(line, self.secrets) else line
 
     def drop(self) -> None:
         """Leave nothing of it behind; its rollout is owed."""
@@ -178,9 +187,22 @@ class TraceWriter:
         self._file.close()
 
     def commit(self) -> Path:
-        """Make the trace whole: on disk first, then under its final name. Returns its path."""
-        self._move(self._whole)
-        return self._whole
+        """Make the trace whole: on disk first, then under its final name, compressed where it is large. Returns its
+        path."""
+        if os.fstat(self._file.fileno()).st_size <= LARGE:
+            self._move(self._whole)
+            return self._whole
+        packed = self._whole.with_name(f"{self._whole.name}.gz")
+        temporary = packed.with_name(f".{packed.name}.{os.getpid()}")
+        with written(packed):
+            with self._part.open("rb") as plain, gzip.open(temporary, "wb", compresslevel=6) as target:
+                shutil.copyfileobj(plain, target)
+            with temporary.open("rb") as target:
+                os.fsync(target.fileno())
+            temporary.rename(packed)
+            self._part.unlink()
+        self.close()
+        return packed
 
     def fail(self) -> Path:
         """Put the trace among the errors, so that its rollout is owed again. Returns its path."""
@@ -229,7 +251,7 @@ def index_row(path: Path) -> dict[str, Any]:
         "ended": end.ended,
         "passed": end.passed,
         "steps": end.steps,
-        "calls": sum(action.call is not None for action in actions),
+        "calls": sum(bool(action.calls) for action in actions),
         "classes": dict(Counter(action.turn_class for action in actions)),
         "lenient_ok": sum(action.lenient_ok for action in actions),
         "raw_unknown": sum(action.raw_unknown for action in actions),
@@ -241,6 +263,10 @@ def index_row(path: Path) -> dict[str, Any]:
     }
 
 
+def _is_there(whole: Path) -> bool:
+    return whole.exists() or whole.with_name(f"{whole.name}.gz").exists()
+
+
 def _visible(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if not path.name.startswith(".")]
 
@@ -248,7 +274,8 @@ def _visible(folder: Path) -> list[Path]:
 def _tokens(path: Path) -> list[tuple[int | None, int | None]]:
     """Prompt and completion tokens of each reply in a trace, whole or not."""
     try:
-        lines = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1] if _REPLY in line]
-    except (FileNotFoundError, ValueError):
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        lines = [json.loads(line) for line in data.split(b"\n")[:-1] if _REPLY in line]
+    except (FileNotFoundError, ValueError, EOFError):
         return []  # another process has just renamed it; or no trace of ours
     return [(line.get("prompt_tokens"), line.get("completion_tokens")) for line in lines]

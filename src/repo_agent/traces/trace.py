@@ -1,14 +1,15 @@
-"""One rollout read back, whatever shape it was written in."""
+"""One rollout read back, whatever shape it was written in: its conversation once, and turns as places in it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from repo_agent.messages import Message, ToolCall
 
-REMEDY = "Remove the file, or restore it from a copy; a rollout without a trace is owed again"
+REMEDY = "Remove the file, or restore it from a copy; a rollout without a trace will be rerun"
 """What to do about a damaged trace."""
 
 
@@ -17,18 +18,19 @@ class Turn:
     """One assistant turn and what became of it. None means not recorded."""
 
     t: int
-    context: tuple[Message, ...]
-    """Every message before this turn, the system prompt first."""
+    messages: Sequence[Message] = field(repr=False, compare=False)
+    """Its whole conversation, which turns share; only `messages[:at]` was said before this turn."""
+    at: int
     text: str | None
-    """The raw reply."""
+    """The raw reply; calls beside the text make it one text, see `messages.spoken`."""
     reply: Message
-    """The assistant message as it stands in the next context."""
+    """The assistant's message as the model said it. `messages[at]` is what its agent sent back, if it did."""
     call: ToolCall | None = None
     final: dict[str, Any] | None = None
     broken_arguments: bool = False
-    """Whether it was a native call whose arguments are no JSON object: then `call` is None."""
+    """Whether it was a native call whose arguments are not a JSON object: then `call` is None."""
     raw_unknown: bool = False
-    """Whether `text` was put together again from what a server's parser made of it."""
+    """Whether a server's parser took the reply apart, so that `text` is put together again."""
     finish_reason: str | None = None
     turn_class: str | None = None
     """As recorded when the model ran; the older shape has none."""
@@ -37,6 +39,22 @@ class Turn:
     ok: bool | None = None
     code: str | None = None
     output: str | None = None
+    diff: str | None = None
+    """What a write changed on disk; see `events.ToolResultEvent`."""
+    prompt_ids: tuple[str, str] | None = None
+    """Hash of the prompt's token ids and the tokenizer's fingerprint, where both were recorded."""
+    redacted: bool = False
+    """Whether a credential was replaced in this turn, or in what was said since the one before."""
+
+    @property
+    def context(self) -> tuple[Message, ...]:
+        """Every message before this turn, the system prompt first."""
+        return tuple(self.messages[: self.at])
+
+    @property
+    def sent_back(self) -> bool:
+        """Whether the conversation goes on with the very message that the model said."""
+        return self.at < len(self.messages) and self.messages[self.at] == self.reply
 
 
 @dataclass(frozen=True)
@@ -45,7 +63,7 @@ class Trace:
 
     path: Path
     shape: str
-    """`v1`, or `older`."""
+    """`v2`, `v1`, or `older`."""
     task: str
     group: str
     suite: str | None
@@ -58,9 +76,10 @@ class Trace:
     tools: list[dict[str, Any]] | None
     ended: str | None
     passed: bool | None
-    """None where the run has no end, or nobody said."""
+    """None where the run has no end, or it is unknown."""
     turns: tuple[Turn, ...]
+    """In order. Those whose contexts continue each other share their `messages`."""
     whole: bool
     problems: tuple[str, ...]
     source: str = "loop"
-    """`loop`, our own; `record` or `import:KIND`, another agent's: whether a call ran well is then not known."""
+    """`loop`, our own; `record` or `import:KIND`, another agent's: whether a call ran well is then unknown."""
