@@ -13,8 +13,9 @@ import random
 import time
 from typing import Any
 
-from repo_agent.chat.render import Renderer, Tokens
+from repo_agent.chat.render import Renderer
 from repo_agent.chat.tokenizer import load_tokenizer, locate
+from repo_agent.chat.tokens import Tokens
 from repo_agent.messages import Message, ToolCall
 from repo_agent.protocols.json_object import JsonObject
 

@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 
 SRC = Path(__file__).parent.parent / "src" / "repo_agent"
-FREE = {"errors", "messages", "redact"}
+FREE = {"errors", "messages", "redact", "files", "secrets"}
 """Every room may import these, and they import nothing of ours."""
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "messages": set(),
     "redact": set(),
+    "files": set(),
+    "secrets": {"redact"},
     "tools": set(),
     "sandbox": set(),
     "traces": set(),
@@ -33,8 +35,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "record": {"tools", "protocols", "traces"},
     "view": {"traces"},
     "progress": {"rollout", "tools", "traces"},
-    "show": {"progress", "traces", "tools", "view"},
+    "show": {"progress", "traces", "tools", "view", "data"},
     "cli_agents": {"record", "show"},
+    "cli_data": {"chat", "data", "evaluate", "tasks", "show"},
 }
 HEAVY = {"torch", "transformers", "peft", "trl", "ray", "together", "datasets", "matplotlib", "scipy", "openai"}
 
@@ -85,7 +88,7 @@ def test_files_and_functions_are_short(path: Path) -> None:
     text = path.read_text()
     assert len(text.splitlines()) <= 300
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and path.name != "cli.py":
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not path.name.startswith("cli"):
             assert (node.end_lineno or 0) - node.lineno < 60, node.name
 
 

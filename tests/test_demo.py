@@ -66,7 +66,7 @@ def test_rollouts_of_a_task_differ(demo: dict[str, Any], out: Path) -> None:
 
 def test_no_held_out_name_was_trained_on(demo: dict[str, Any], out: Path) -> None:
     split = json.loads((out / "dataset" / "dataset.json").read_text())["split"]
-    trained = (out / "dataset" / "steps.jsonl").read_text()
+    trained = (out / "dataset" / "trajectories.jsonl").read_text()
     modules = [task.split("-", 2)[2] for task in split["held_out"]]
     assert len(modules) == 18 and not [name for name in modules if f"{name}.py" in trained]
 
@@ -90,24 +90,18 @@ def test_a_placebo_is_not_better(demo: dict[str, Any], out: Path) -> None:
 
 
 def _swap_targets(dataset: Path, out: Path) -> Path:
-    """The same step rows with every target moved to another trajectory's context."""
+    """The same steps, each a trajectory of its own, with every target moved to another one's context."""
     out.mkdir()
-    steps = [json.loads(line) for line in (dataset / "steps.jsonl").read_text().splitlines()]
-    rng = random.Random(0)
-    targets = [step["target"] for step in steps]
-    rng.shuffle(targets)
-    rows = [
-        {
-            "id": str(number),
-            "task": step["task"],
-            "messages": [*step["messages"], target],
-            "kept": [len(step["messages"])],
-        }
-        for number, (step, target) in enumerate(zip(steps, targets, strict=True))
+    found = [json.loads(line) for line in (dataset / "trajectories.jsonl").read_text().splitlines()]
+    places = [(one, turn) for one in found for turn in one["turns"] if turn["kept"]]
+    targets = [one["messages"][turn["at"]] for one, turn in places]
+    random.Random(0).shuffle(targets)
+    lines = [
+        {**one, "id": str(number), "messages": [*one["messages"][: turn["at"]], target], "turns": [turn]}
+        for number, ((one, turn), target) in enumerate(zip(places, targets, strict=True))
     ]
-    for name in ("dataset.json", "steps.jsonl"):
-        (out / name).write_bytes((dataset / name).read_bytes())
-    (out / "trajectories.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (out / "dataset.json").write_bytes((dataset / "dataset.json").read_bytes())
+    (out / "trajectories.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return out
 
 

@@ -164,7 +164,7 @@ def test_bad_logs_are_one_clear_line_and_write_nothing(
 
 def test_an_import_never_overwrites(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         import_logs("openai", lines(tmp_path / "log.jsonl", {"messages": TALK}), tmp_path / "run")
     with pytest.raises(UserError, match="not there"):
         import_logs("openai", tmp_path / "none", tmp_path / "new")

@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 
 import pytest
 
+from repo_agent.chat.tokens import ids_hash
 from repo_agent.errors import InfraError, UserError
-from repo_agent.messages import Message, digest
+from repo_agent.messages import Message
 from repo_agent.models import Completion, Request, Sampling
 from repo_agent.models.openai_chat import OpenAIChat
 from repo_agent.models.resolve import open_model
@@ -62,7 +63,8 @@ def test_greedy_decoding_matches_transformers_generate(local: Any) -> None:
         said = whole[:-1] if answer.finish_reason == "stop" else whole
         assert answer.text == local._renderer.tokenizer.decode(said)
         assert answer.usage.prompt_tokens == ids.shape[1] and answer.usage.completion_tokens == len(whole)
-        assert answer.prompt_ids_hash == digest(ids[0].tolist())
+        assert answer.prompt_ids_hash == ids_hash(ids[0].tolist())
+        assert answer.tokenizer == local._renderer.fingerprint()
 
 
 def test_a_reply_does_not_depend_on_who_shares_the_batch(local: Any) -> None:

@@ -23,9 +23,9 @@ from typing import Any
 import pytest
 from upstream import Upstream, said, upstream
 
-from repo_agent.data.build import build
-from repo_agent.data.gates import RecordedSplit
+from repo_agent.data.build import BuildOptions, build
 from repo_agent.data.inventory import inventory
+from repo_agent.data.splits import RecordedSplit
 from repo_agent.errors import UserError
 from repo_agent.record.secrets import bare, secrets_of
 from repo_agent.record.serve import RecordOptions, serve
@@ -403,12 +403,16 @@ def test_what_nobody_marked_is_dropped_and_counted(
     with between(two_reads, task_from="name") as (recorder, _):
         for name, more in [("good", {"X-Repo-Agent-Passed": "true"}), ("unknown", {})]:
             play(recorder.client(default_headers={"X-Repo-Agent-Rollout": name, **more}), f"go, {name}")
-    made = build([recorder.out], tmp_path / "set", no_split=True, tokenizer=str(tiny_base))
+
+    def build_it(name: str, **options: Any) -> dict[str, Any]:
+        return build(BuildOptions([recorder.out], tokenizer=str(tiny_base), **options), tmp_path / name)
+
+    made = build_it("set", no_split=True)
     assert (made["candidates"], made["funnel"]["run_passed"], made["rows"], made["merged_rows"]) == (6, 3, 3, 1)
     with pytest.raises(UserError, match="records no split"):
-        build([recorder.out], tmp_path / "other", tokenizer=str(tiny_base))
+        build_it("other")
     split = RecordedSplit(train=("good",), held_out=("unknown",))
-    made = build([recorder.out], tmp_path / "split", suite_split=split, tokenizer=str(tiny_base))
+    made = build_it("split", suite_split=split)
     assert (made["funnel"]["split"], made["funnel"]["run_passed"], made["rows"]) == (3, 0, 3)
 
 

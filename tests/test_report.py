@@ -130,7 +130,7 @@ def test_a_rollout_without_a_turn_is_shown_as_it_ended(tmp_path: Path) -> None:
 def test_an_output_folder_that_exists_is_refused_and_a_failure_leaves_nothing(tmp_path: Path) -> None:
     runs = three_arms(tmp_path / "runs")
     (tmp_path / "out").mkdir()
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         compare(runs, tmp_path / "out")
     (runs[0] / "run.json").write_text("{}")
     with pytest.raises(UserError, match="lacks"):

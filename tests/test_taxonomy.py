@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 from repo_agent.agent import Limits, Rollout
 from repo_agent.chat.render import Renderer
 from repo_agent.chat.tokenizer import load_tokenizer
-from repo_agent.data.build import build
-from repo_agent.data.contract import our_contract
-from repo_agent.data.export import read_dataset
+from repo_agent.data.build import BuildOptions, build
+from repo_agent.data.classify import classify
+from repo_agent.data.dataset import read_dataset
 from repo_agent.data.inventory import inventory
-from repo_agent.data.steps import classify
 from repo_agent.errors import UserError
 from repo_agent.messages import Message, ToolCall, spoken
 from repo_agent.models import Completion, Request, Sampling
 from repo_agent.models.scripted import Scripted
 from repo_agent.protocols import PROTOCOLS
+from repo_agent.protocols.contract import contract_of
 from repo_agent.tools.files import default_registry
 from repo_agent.tools.verdict import TURN_CLASSES, judge, lenient_ok
 from repo_agent.traces import events
@@ -228,19 +228,21 @@ def test_a_dataset_keeps_the_protocol_it_was_played_in(wire: str, tmp_path: Path
         ("final", PROTOCOLS[wire].render_final("done")),
     ]
     path, _ = played(wire, rows, tmp_path)
-    made = build([path.parents[2]], tmp_path / "data", tokenizer=str(tiny_base))
+    made = build(BuildOptions([path.parents[2]], tokenizer=str(tiny_base)), tmp_path / "data")
     assert made["rows"] == inventory([path])["kept"] == 3
     data = read_dataset(tmp_path / "data")
-    assert data.record["contract"] == our_contract(REGISTRY, wire).hash and data.record["protocol"] == wire
-    targets = [Message.from_dict(row["target"]) for row in data.steps]
+    assert data.record["contract"] == contract_of(REGISTRY, wire).hash and data.record["protocol"] == wire
+    targets = [turn.reply for found in data.trajectories() for turn in found.kept]
     assert [bool(target.tool_calls) for target in targets] == ([True, True, False] if wire == "native" else [False] * 3)
-    other = build([path], tmp_path / "ours", no_split=True, rerender=True, tokenizer=str(tiny_base))
-    first = read_dataset(tmp_path / "ours").steps
-    assert other["rows"] == 3 and first[0]["target"]["content"] == PROTOCOLS["json"].render_call(
+    options = BuildOptions([path], no_split=True, rerender=True, tokenizer=str(tiny_base))
+    other = build(options, tmp_path / "ours")
+    (found,) = read_dataset(tmp_path / "ours").trajectories()
+    first, second, last = found.kept
+    assert other["rows"] == 3 and first.reply.content == PROTOCOLS["json"].render_call(
         ToolCall("list_files", {"rel_dir": ".", "max_files": 5})
     )
-    assert first[1]["messages"][-1]["content"].startswith("[tool_result] src")
-    assert json.loads(first[-1]["target"]["content"])["summary"] == "done"
+    assert found.messages[second.at - 1].content.startswith("[tool_result] src")
+    assert json.loads(last.reply.content)["summary"] == "done"
 
 
 def test_hermes_is_word_for_word_what_the_template_of_qwen_prints() -> None:

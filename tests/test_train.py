@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import random
 from collections.abc import Iterator
@@ -10,65 +11,64 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from repo_agent.chat.render import IGNORE, Renderer, Tokens
+from repo_agent.chat.render import Renderer
 from repo_agent.chat.tokenizer import load_tokenizer
-from repo_agent.data.contract import Contract
-from repo_agent.data.export import Dataset, read_dataset, write_rows
-from repo_agent.data.merge import merge
-from repo_agent.data.steps import Step
+from repo_agent.chat.tokens import Span, Tokens, ids_hash
+from repo_agent.data.dataset import FORMAT, Dataset, line_of, read_dataset, trajectory_record
+from repo_agent.data.tokens import training_rows
+from repo_agent.data.trajectories import Dropped, Label, Trajectory, steps
 from repo_agent.errors import UserError
 from repo_agent.messages import Message, ToolCall
 from repo_agent.models import Request, Sampling
+from repo_agent.protocols.contract import Contract
 from repo_agent.protocols.json_object import JsonObject
 from repo_agent.train.config import RunRecord, TrainConfig
-from repo_agent.train.local import fitting, token_rows, train_sft
+from repo_agent.train.local import train_sft
 
-CONTRACT = Contract("You fix code.", [], "json")
+CONTRACT = Contract([], "json")
+SYSTEM = "You fix code."
 
 
-def trajectory(number: int, turns: int = 4, dropped: int | None = None) -> list[Step]:
-    """The steps of one rollout, each with all that came before as its context; turn `dropped` is no step."""
-    wire, rng, steps = JsonObject(), random.Random(number), []
-    talk = [Message("system", CONTRACT.system), Message("user", f"GOAL:\nrename f{number}")]
+def trajectory(number: int, turns: int = 4, dropped: int | None = None) -> Trajectory:
+    """One rollout of `turns` calls; turn `dropped` carries no loss."""
+    wire, rng, labels = JsonObject(), random.Random(number), []
+    talk = [Message("system", SYSTEM), Message("user", f"GOAL:\nrename f{number}")]
     for turn in range(turns):
         call = ToolCall("read_file", {"rel_path": f"src/{rng.choice('abcd')}{turn}.py", "max_chars": 10 ** (turn + 1)})
         said = Message("assistant", wire.render_call(call))
-        if turn != dropped:
-            steps.append(step_of(f"{number}", turn, tuple(talk), said, call, turn == turns - 1))
+        labels.append(label(turn, len(talk), said, call, turn == turns - 1, turn == dropped))
         talk += [said, *wire.observe(said, f"def f():\n    return {rng.random()}")]
-    return steps
+    about = {"run": "run", "rollout": 0, "contract": CONTRACT, "passed": True, "served": False, "reconstructed": False}
+    name = str(number)
+    return Trajectory(id=name, task=name, group=name, trace=name, messages=talk, turns=tuple(labels), **about)
 
 
-def step_of(trace: str, turn: int, context: tuple[Message, ...], target: Message, call: ToolCall, last: bool) -> Step:
-    return Step(
-        id=f"run/{trace}/{turn}",
-        task=trace,
-        group=trace,
-        run="run",
-        rollout=0,
-        trace=trace,
+def label(turn: int, at: int, said: Message, call: ToolCall, last: bool, dropped: bool) -> Label:
+    return Label(
         t=turn,
+        at=at,
         turn_class="ok",
-        contract=CONTRACT,
-        context=context,
-        target=target,
+        error="",
+        reply=said,
+        sent_back=True,
         call=call,
-        passed=True,
         last=last,
         repeats=False,
+        after_bad=False,
         raw_unknown=False,
-        reconstructed=False,
+        unseen=None,
+        redacted=False,
+        prompt_ids=None,
+        dropped=Dropped("no_repeat", "") if dropped else None,
     )
 
 
-def write_dataset(folder: Path, base: Path, steps: list[Step]) -> Path:
+def write_dataset(folder: Path, found: list[Trajectory]) -> Path:
     folder.mkdir()
-    renderer = Renderer(load_tokenizer(str(base)))
-    rows = merge(steps)
-    write_rows(folder, steps, rows, {row.id: renderer.rows(row.messages, row.kept) for row in rows})
-    parts = {"system": CONTRACT.system, "protocol": CONTRACT.protocol, "tools": CONTRACT.tools}
-    record = {"contract": CONTRACT.hash, **parts}
+    (folder / "trajectories.jsonl").write_bytes(b"".join(line_of(trajectory_record(one)) for one in found))
+    record = {"format": FORMAT, "contract": CONTRACT.hash, "protocol": CONTRACT.protocol, "tools": CONTRACT.tools}
     (folder / "dataset.json").write_text(json.dumps(record))
     return folder
 
@@ -85,18 +85,15 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def dataset(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five trajectories of 3 to 5 turns; the second has lost a middle turn, so its context carries no loss there."""
-    steps = [step for n in range(5) for step in trajectory(n, 3 + n % 3, dropped=1 if n == 1 else None)]
-    return write_dataset(tmp_path_factory.mktemp("data") / "set", tiny_base, steps)
+    found = [trajectory(n, 3 + n % 3, dropped=1 if n == 1 else None) for n in range(5)]
+    return write_dataset(tmp_path_factory.mktemp("data") / "set", found)
 
 
 def step_rows(dataset: Dataset, renderer: Renderer) -> list[Tokens]:
-    rows = []
-    for row in dataset.steps:
-        context = [Message.from_dict(message) for message in row["messages"]]
-        rows += renderer.rows([*context, Message.from_dict(row["target"])], [len(context)])
-    return rows
+    found = (step for one in dataset.trajectories() for step in steps(one))
+    return [renderer.rows([*context, turn.reply], [turn.at])[0] for turn, context in found]
 
 
 def loss_and_gradient(model: Any, rows: list[Tokens]) -> tuple[float, Any]:
@@ -135,12 +132,11 @@ def lora_model(base: Path) -> Any:
 def test_merged_rows_have_the_loss_and_gradient_of_step_rows(dataset: Path, tiny_base: Path) -> None:
     data = read_dataset(dataset)
     renderer = Renderer(load_tokenizer(str(tiny_base)))
-    merged, steps = data.tokens(), step_rows(data, renderer)
-    assert (len(merged), len(steps)) == (5, 3 + 3 + 5 + 3 + 4)
-    assert token_rows(data, renderer) == merged
+    merged, stepwise = training_rows(data, renderer, None).rows, step_rows(data, renderer)
+    assert (len(merged), len(stepwise)) == (5, 3 + 3 + 5 + 3 + 4)
 
     model = lora_model(tiny_base)
-    loss, gradient = loss_and_gradient(model, steps)
+    loss, gradient = loss_and_gradient(model, stepwise)
     merged_loss, merged_gradient = loss_and_gradient(model, merged)
     assert merged_loss == pytest.approx(loss, rel=1e-9)
     assert ((merged_gradient - gradient).norm() / gradient.norm()).item() <= 1e-6
@@ -152,9 +148,8 @@ def test_merged_rows_have_the_loss_and_gradient_of_step_rows(dataset: Path, tiny
 
 def shuffled(row: Tokens) -> Tokens:
     """The same row with as many tokens trained, at other places."""
-    mask = [label != IGNORE for label in row.labels]
-    random.Random(0).shuffle(mask)
-    return Tokens(row.input_ids, [token if on else IGNORE for token, on in zip(row.input_ids, mask, strict=True)])
+    places = sorted(random.Random(0).sample(range(len(row.input_ids)), row.trained))
+    return Tokens(row.input_ids, tuple(Span(place, place, place + 1) for place in places))
 
 
 @pytest.mark.slow
@@ -162,7 +157,7 @@ def test_the_loss_is_a_token_mean_over_all_passes_of_a_step(dataset: Path, tiny_
     import torch
     from transformers import AutoModelForCausalLM
 
-    rows = read_dataset(dataset).tokens()
+    rows = training_rows(read_dataset(dataset), Renderer(load_tokenizer(str(tiny_base))), None).rows
     model = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float64)
     total, _ = loss_and_gradient(model, rows)
     for passes in (1, 10_000):
@@ -184,7 +179,8 @@ def test_training_lowers_the_loss_and_the_adapter_changes_the_model(
     assert record.losses[-1].loss < record.losses[0].loss - 0.1
     assert RunRecord.model_validate_json((out / "run_record.json").read_text()) == record
     assert (record.rows, record.dropped_too_long, record.contract) == (5, 0, CONTRACT.hash)
-    assert record.trained_tokens == sum(row.trained for row in read_dataset(dataset).tokens())
+    made = training_rows(read_dataset(dataset), Renderer(load_tokenizer(str(tiny_base))), None)
+    assert record.trained_tokens == sum(row.trained for row in made.rows)
     assert {"adapter_config.json", "adapter_model.safetensors", "loss.svg"} < {path.name for path in out.iterdir()}
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
     assert greedy(tiny_base, out) != greedy(tiny_base, None)
@@ -194,7 +190,7 @@ def greedy(base: Path, adapter: Path | None) -> str:
     from repo_agent.models.local import LocalModel
 
     model = LocalModel(str(base), adapter, name="local")
-    talk = (Message("system", CONTRACT.system), Message("user", "GOAL:\nrename f9"))
+    talk = (Message("system", SYSTEM), Message("user", "GOAL:\nrename f9"))
 
     async def reply() -> str:
         answer = await model.complete(Request(talk, Sampling(0, 32), 0))
@@ -223,10 +219,30 @@ def test_bad_input_ends_before_anything_is_written(dataset: Path, tiny_base: Pat
         train_sft(tmp_path / "none", out, TrainConfig(base=str(tiny_base)))
     assert list(tmp_path.iterdir()) == []
     out.mkdir()
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         train_sft(dataset, out, TrainConfig(base=str(tiny_base)))
 
 
-def test_rows_that_are_too_long_are_dropped_whole_and_counted() -> None:
-    rows = [Tokens(list(range(n)), list(range(n))) for n in (5, 9, 7)]
-    assert fitting(rows, 7) == ([rows[0], rows[2]], 1)
+def test_a_long_row_ends_early_and_what_is_lost_is_counted_by_tool(dataset: Path, tiny_base: Path) -> None:
+    data, renderer = read_dataset(dataset), Renderer(load_tokenizer(str(tiny_base)))
+    whole = training_rows(data, renderer, None)
+    limit = len(whole.rows[0].input_ids) - 1
+    short = training_rows(data, renderer, limit)
+    assert short.lost["read_file"] == sum(r.trained for r in whole.rows) - sum(r.trained for r in short.rows) > 0
+    assert all(len(row.input_ids) <= limit for row in short.rows) and short.too_long == 0
+    assert training_rows(data, renderer, 5).too_long == len(whole.rows)
+
+
+def test_training_refuses_a_prompt_that_is_not_what_ran(tmp_path: Path, tiny_base: Path) -> None:
+    renderer = Renderer(load_tokenizer(str(tiny_base)))
+    found = trajectory(0)
+    ran = [
+        replace(turn, prompt_ids=(ids_hash(renderer.prompt_ids(found.messages[: turn.at])), renderer.fingerprint()))
+        for turn in found.turns
+    ]
+    equal = training_rows(read_dataset(write_dataset(tmp_path / "a", [found.with_turns(ran)])), renderer, None)
+    assert (equal.proof.equal, equal.proof.different) == (4, 0)
+    edited = [found.messages[0], Message("user", found.messages[1].content + " "), *found.messages[2:]]
+    changed = dataclasses.replace(found.with_turns(ran), messages=edited)
+    with pytest.raises(UserError, match="4 prompts render otherwise"):
+        train_sft(write_dataset(tmp_path / "b", [changed]), tmp_path / "out", TrainConfig(base=str(tiny_base)))

@@ -123,6 +123,7 @@ class Rollout:
             calls=[{"name": verdict.call.name, "args": verdict.call.args}] if verdict.call else [],
             error=verdict.error,
             prompt_ids_hash=completion.prompt_ids_hash,
+            tokenizer=completion.tokenizer,
         )
         self.messages.append(self.protocol.reply(completion.text))
         return await self._act(action, verdict)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from repo_agent.cli_agents import add_to
+from repo_agent import cli_agents, cli_data
 from repo_agent.errors import InfraError, Stopped, UserError
 
 app = typer.Typer(
@@ -25,7 +25,8 @@ app = typer.Typer(
 )
 suite_app = typer.Typer(help="List, show, validate and split task suites.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(suite_app, name="suite")
-add_to(app)
+cli_agents.add_to(app)
+cli_data.add_to(app)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 SUITE = "micro[=SEED], bundled, quixbugs=PATH, humanevalfix=PATH, or a suite file (.toml, .json)."
@@ -33,8 +34,6 @@ SuiteArg = Annotated[str, typer.Argument(help=SUITE)]
 SuiteOpt = Annotated[str, typer.Option("--suite", help=SUITE)]
 HeldOut = Annotated[int | None, typer.Option(help="Groups to hold out; default three eighths, rounded up.")]
 OneTask = Annotated[str | None, typer.Option("--task", help="Show what a model gets of one task: goal and files.")]
-Tools = Annotated[str | None, typer.Option("--tools", help="Your tools: a .py file, a module, or schema.json.")]
-Traces = Annotated[list[Path], typer.Argument(help="Runs, folders or trace files.")]
 Unsafe = Annotated[bool, typer.Option("--unsafe-local", help="Run model-written code without containment.")]
 IsolatedIo = Annotated[bool, typer.Option("--isolated-io", help="Judge JSON cases outside of the tested process.")]
 STOPPED = 130  # the exit code of a command that Ctrl-C ended
@@ -157,45 +156,6 @@ def eval_(
         why = f" ({result['elsewhere']} claimed by another process)" if result["elsewhere"] else ""
         why += f"; the last error: {progress.last_error}" if progress.last_error else ""
         raise InfraError("eval", f"{result['owed']} rollouts are owed{why}; see {out / 'errors'}")
-
-
-@app.command()
-def inventory(paths: Traces, tools: Tools = None, as_json: Json = False) -> None:
-    """What a pile of traces holds: runs, passes, turns by class, and how many rows would pass the gates."""
-    from repo_agent.data.inventory import inventory as count
-
-    result = count(paths, tools)
-    _print(as_json, result, lambda show: show.inventory(result))
-
-
-@app.command()
-def build(
-    paths: Traces,
-    out: Annotated[Path, typer.Option(help="New dataset directory.")],
-    suite: Annotated[str | None, typer.Option(help="Take the split from this suite, not from the runs.")] = None,
-    tools: Tools = None,
-    rerender: Annotated[
-        bool, typer.Option("--rerender", help="Put another agent's calls and results into our protocol.")
-    ] = False,
-    no_split: Annotated[bool, typer.Option("--no-split", help="Keep held-out tasks too (never to train on).")] = False,
-    tokenizer: Annotated[str, typer.Option(help="Model whose tokenizer counts and renders the rows.")] = "tiny",
-    max_length: Annotated[int, typer.Option(help="Longest row, in tokens; longer ones are dropped, not cut.")] = 32_768,
-    as_json: Json = False,
-) -> None:
-    """Make a step-level dataset of the turns that pass every gate: context, then the next tool call.
-
-    repo-agent build runs/teacher --out datasets/first
-    """
-    from repo_agent.data.build import build as make
-    from repo_agent.evaluate.duplicates import NO_SPLIT, near_duplicates
-    from repo_agent.tasks import load_suite
-
-    loaded = load_suite(suite) if suite else None
-    side = loaded.split() if loaded else None
-    near = NO_SPLIT if no_split else near_duplicates(paths, loaded)
-    result = make(paths, out, suite_split=side, tools=tools, rerender=rerender, no_split=no_split,
-                  tokenizer=tokenizer, max_length=max_length, near=near)  # fmt: skip
-    _print(as_json, result, lambda show: show.dataset(out, result))
 
 
 @app.command()

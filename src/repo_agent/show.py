@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,9 +11,12 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.rule import Rule
 from rich.status import Status
 from rich.table import Table
+from rich.text import Text
 
+from repo_agent.data.audit import Audit
 from repo_agent.progress import Progress as RolloutProgress
 from repo_agent.tools.verdict import UNSCORED
 from repo_agent.traces.trace import Trace
@@ -73,7 +77,7 @@ class Show:
     def bar(self, label: str) -> Iterator[Bar]:
         """A progress bar on stderr for what happens inside the block."""
         columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
-        progress = Progress(*columns, TimeRemainingColumn(), console=self._err, disable=self.quiet)
+        progress = Progress(*columns, TimeRemainingColumn(), console=self._err, disable=not self._err.is_terminal)
         try:
             yield Bar(progress, label)
         finally:
@@ -161,27 +165,57 @@ class Show:
             [
                 ("runs", f"{result['runs']}, {result['passed']} passed, {result['unknown']} not known"),
                 ("turns", _counts(result["turns"])),
-                ("kept", f"{result['kept']} rows pass every gate but the split"),
+                ("kept", f"{result['kept']} rows pass the gates that need neither split nor texts nor tokens"),
                 ("raw text unknown", result["raw_unknown"]),
             ]
         )
         for problem in result["problems"]:
             self._out.print(f"[yellow]![/] {escape(str(problem))}", soft_wrap=True)
 
-    def dataset(self, out: Path, result: dict[str, Any]) -> None:
+    def dataset(self, out: Path | None, result: dict[str, Any]) -> None:
+        """The funnel, and what was made; `out` is None where nothing was written."""
+        prompts = result["prompts"]
+        ran = f"{prompts['equal']} equal, {prompts['different']} different, {prompts['not_recorded']} not recorded"
+        ran += f", {prompts['other_tokenizer']} of another tokenizer" if prompts["other_tokenizer"] else ""
         self.pairs(
             [
-                ("candidates", result["candidates"]),
+                ("candidates", f"{result['candidates']} turns"),
                 *((f"- {gate}", dropped) for gate, dropped in result["funnel"].items()),
-                ("rows", f"{result['rows']} steps in {result['merged_rows']} trajectory rows"),
+                ("step rows", f"{result['rows']}, in {result['merged_rows']} trajectory rows"),
                 ("tokens", f"{result['tokens_merged']:,} merged, {result['tokens_steps']:,} as step rows"),
                 ("trained tokens", f"{result['trained_tokens']:,}"),
+                ("prompts as they ran", ran),
                 ("near duplicates", _near(result["near_duplicates"])),
-                ("card", out / "card.md"),
+                *(
+                    [("home folders", f"{result['homes']} trajectories name one: --rewrite-home")]
+                    if result["homes"]
+                    else []
+                ),
+                *([("card", out / "card.md"), ("audit", out / "audit.html")] if out else []),
             ]
         )
         for problem in result.get("problems", []):
             self._out.print(f"[yellow]![/] {escape(str(problem))}", soft_wrap=True)
+
+    def audit(self, found: Audit) -> None:
+        """A look through a dataset."""
+        for name, task, tokens in found.rows:
+            self._out.print(Rule(escape(f"{task}  {name}")))
+            self._out.print(
+                Text.assemble(*((token.text, "bold green" if token.trained else "dim") for token in tokens))
+            )
+        kinds = [
+            {
+                "turn": name,
+                "turns": kind.turns,
+                "tokens": kind.tokens,
+                "first": _few(kind.first),
+                "last": _few(kind.last),
+            }
+            for name, kind in found.kinds.items()
+        ]
+        self.table(kinds)
+        self.table([{"gate": gate, "why": why, "turns": count} for (gate, why), count in found.reasons.items()])
 
     def adapter(self, out: Path, record: Any) -> None:
         losses = [entry["loss"] if isinstance(entry, dict) else entry.loss for entry in record.losses]
@@ -207,6 +241,10 @@ class Show:
 
 def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
+
+
+def _few(texts: Counter[str]) -> str:
+    return ", ".join(f"{text!r}" for text, _ in texts.most_common(3))
 
 
 def _near(pairs: int | None) -> str:

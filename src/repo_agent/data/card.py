@@ -2,56 +2,65 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from repo_agent.data.gates import Funnel
-from repo_agent.data.parity import Parity
-from repo_agent.data.steps import Step
+from repo_agent.data.tally import Tally
 
 _BAR = 40
+_PROMPT_CHARS = 80
 _NO_SPLIT = (
     "**SPLIT OFF** (`--no-split`): rows of held-out tasks may be inside. "
     "Never report held-out results of an adapter that was trained on this dataset."
 )
 
 
-def card(
-    record: Mapping[str, Any], steps: Sequence[Step], funnel: Funnel, lengths: Sequence[int], parity: Parity
-) -> str:
-    """The card as Markdown. `lengths`: tokens of each merged row."""
+def card(record: Mapping[str, Any], tally: Tally, funnel: Funnel) -> str:
+    """The card as Markdown. `record` is dataset.json."""
+    kept = {task: count for (gate, task), count in tally.turns.items() if not gate}
     sections = [
         _head(record),
         "## Funnel\n\n" + _funnel(funnel),
-        "## Rows by turn class\n\n" + _counts("class", (step.turn_class for step in steps)),
-        "## Rows by tool\n\n" + _counts("tool", (step.call.name if step.call else "final" for step in steps)),
-        "## Rows by task\n\n" + _counts("task", (step.task for step in steps)),
-        "## Tokens of a merged row\n\n" + _histogram(lengths),
+        "## Rows by turn class\n\n" + _counts("class", tally.classes),
+        "## Rows by tool\n\n" + _counts("tool", tally.tools),
+        "## Rows by task\n\n" + _counts("task", kept),
+        "## System prompts\n\n" + _prompts(record["prompts"]),
+        "## Tokens of a merged row\n\n" + _histogram(tally.lengths),
         "## Split\n\n" + _split(record["split"]),
         "## Near duplicates\n\n" + _near(record["near_duplicates"]),
         "## Sources\n\n" + _sources(record["sources"]),
         "## Hashes\n\n" + _table(("file", "sha256"), record["files"].items()),
-        f"## Parity\n\n{parity.line()}",
+        "## What is trained is what ran\n\n" + _proof(record),
     ]
     return "\n\n".join(sections) + "\n"
 
 
 def _head(record: Mapping[str, Any]) -> str:
     counts, tokenizer = record["counts"], record["tokenizer"]
+    unknown = record["unseen_unknown"]
     facts = [
-        ("contract", f"`{record['contract']}` (system prompt, tool schemas, protocol `{record['protocol']}`)"),
+        ("contract", f"`{record['contract']}` (tool schemas, protocol `{record['protocol']}`)"),
         ("tokenizer", f"{tokenizer['name']} (`{tokenizer['fingerprint']}`)"),
         ("step rows", counts["rows"]),
         ("merged rows", counts["merged_rows"]),
+        ("rows that recover from a bad turn", counts["recoveries"]),
+        ("rows that stop", counts["finals"]),
         ("tokens with loss", counts["trained_tokens"]),
         ("tokens, one row a step", counts["tokens_steps"]),
         ("tokens, one row a trajectory", counts["tokens_merged"]),
-        ("longest row allowed", f"{record['max_length']} tokens"),
-        ("reconstructed", "yes: put into our protocol" if record["reconstructed"] else "no"),
+        ("trained tokens lost to the longest row allowed", _lost(counts["lost_tokens"])),
+        ("gates", ", ".join(name if on is True else f"{name} {on}" for name, on in record["gates"].items())),
+        ("writes of files that the model may not have seen", f"unknown for {unknown} rows" if unknown else "none kept"),
+        ("trajectories that name a home folder", f"{counts['homes']}{' (--rewrite-home)' if counts['homes'] else ''}"),
+        ("reconstructed", "yes: texts were changed" if record["reconstructed"] else "no"),
     ]
     warning = "" if record["split"] else f"{_NO_SPLIT}\n\n"
     return f"# Dataset card\n\n{warning}" + _table(("what", "value"), facts)
+
+
+def _lost(lost: Mapping[str, int]) -> str:
+    return ", ".join(f"{tool} {count}" for tool, count in lost.items()) or "0"
 
 
 def _funnel(funnel: Funnel) -> str:
@@ -60,18 +69,22 @@ def _funnel(funnel: Funnel) -> str:
     for gate, dropped in funnel.totals().items():
         left -= dropped
         rows.append((gate, dropped, left))
-    return _table(("gate", "dropped", "left"), rows)
+    return _table(("gate", "dropped", "left"), rows) + "\n\nEach dropped turn and why: `dropped.jsonl`."
 
 
-def _counts(name: str, values: Iterable[str]) -> str:
-    return _table((name, "rows"), Counter(values).most_common())
+def _counts(name: str, counts: Mapping[str, int]) -> str:
+    return _table((name, "rows"), sorted(counts.items(), key=lambda item: -item[1]))
 
 
-def _histogram(lengths: Sequence[int]) -> str:
+def _prompts(prompts: Sequence[Mapping[str, Any]]) -> str:
+    rows = [(one["hash"], one["rows"], " ".join(one["text"].split())[:_PROMPT_CHARS] or "none") for one in prompts]
+    return _table(("prompt", "rows", "begins"), rows)
+
+
+def _histogram(lengths: Mapping[int, int]) -> str:
     """Rows by length in powers of two."""
-    bins = Counter(max(length - 1, 0).bit_length() for length in lengths)
-    most = max(bins.values())
-    rows = [(f"≤ {2**power}", bins[power], "█" * max(1, bins[power] * _BAR // most)) for power in sorted(bins)]
+    most = max(lengths.values(), default=1)
+    rows = [(f"≤ {2**power}", lengths[power], "█" * max(1, lengths[power] * _BAR // most)) for power in sorted(lengths)]
     return _table(("tokens", "rows", ""), rows)
 
 
@@ -79,7 +92,9 @@ def _split(split: Mapping[str, Sequence[str]] | None) -> str:
     if split is None:
         return _NO_SPLIT
     sides = [("train", "train"), ("held out", "held_out")]
-    return "\n".join(f"- {name} ({len(split[key])}): {', '.join(split[key]) or 'none'}" for name, key in sides)
+    return "\n".join(
+        f"- {name} ({len(split[key])}): {', '.join(map(_safe, split[key])) or 'none'}" for name, key in sides
+    )
 
 
 def _near(near: Mapping[str, Any] | None) -> str:
@@ -90,7 +105,7 @@ def _near(near: Mapping[str, Any] | None) -> str:
     highest = near["highest"]
     if highest is None:
         return f"{said} No two share one."
-    most = f"{highest['similarity']:.2f} ({highest['train']}, {highest['held_out']})"
+    most = f"{highest['similarity']:.2f} ({_safe(highest['train'])}, {_safe(highest['held_out'])})"
     summary = f"{said} {len(near['pairs'])} are alike by {near['threshold']:g} or more; the highest is {most}."
     if not near["pairs"]:
         return summary
@@ -103,6 +118,19 @@ def _sources(sources: Sequence[Mapping[str, Any]]) -> str:
     return _table(keys, ([source[key] if source[key] is not None else "" for key in keys] for source in sources))
 
 
+def _proof(record: Mapping[str, Any]) -> str:
+    return (
+        "Prompts of these rows, rendered afresh by this tokenizer, against the token ids recorded when the model ran: "
+        f"{record['prompts_as_they_ran']}."
+    )
+
+
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(map(_safe, line)) + " |" for line in lines)
+
+
+def _safe(cell: Any) -> str:
+    """A cell that stays one: strangers' task ids may hold line breaks, bars or markup."""
+    text = " ".join(str(cell).split())
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("|", "\\|")

@@ -1,174 +1,234 @@
-"""A dataset directory's files: our own records, chat rows for hosted trainers, token rows; and reading them back.
+"""Views of a dataset for other trainers, on request: each a function and a line in `EXPORTS`.
 
-`steps.jsonl` is the source of all the others. In chat rows every message has a `weight`, 1 on the targets and 0 on all
-else, and arguments are JSON strings; everywhere else arguments are objects.
+All are made from trajectories.jsonl, one trajectory at a time. A turn whose context or words spell a special token is
+left out of every export that another program tokenises: there it would become one.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from repo_agent.chat.render import Tokens
-from repo_agent.data.contract import Contract
-from repo_agent.data.merge import Trajectory
-from repo_agent.data.steps import Step
+from msgspec.structs import replace
+
+from repo_agent.chat.render import Renderer
+from repo_agent.data.dataset import Dataset, line_of
+from repo_agent.data.texts import Texts
+from repo_agent.data.trajectories import Dropped, Trajectory, rows, steps
 from repo_agent.errors import UserError
 from repo_agent.messages import Message
 
-RECORD, STEPS, TRAJECTORIES, TOKENS = "dataset.json", "steps.jsonl", "trajectories.jsonl", "tokens.jsonl"
+Records = Iterator[dict[str, Any]]
+_BATCH = 500
+"""Rows of one group of a Parquet file."""
+_PARQUET = "tokens.parquet"
+HF = "hf"
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """A dataset directory read back: dataset.json, and the rows of steps.jsonl and trajectories.jsonl as written."""
+class Source:
+    """What an export is made from."""
 
-    path: Path
-    record: dict[str, Any]
-    steps: list[dict[str, Any]]
-    trajectories: list[dict[str, Any]]
+    dataset: Dataset
+    renderer: Renderer
 
-    def tokens(self) -> list[Tokens]:
-        """The pre-tokenised merged rows, made with the tokenizer that the record names. Raises UserError."""
-        return [Tokens(row["input_ids"], row["labels"]) for row in _rows(self.path / TOKENS)]
+    def trajectories(self) -> Iterator[Trajectory]:
+        """Those that another program may tokenise: without turns at or after a special token that is spelt."""
+        texts = Texts(spelt=self.renderer.control_tokens)
+        for trajectory in self.dataset.trajectories():
+            why = {turn.t: texts.control_token(trajectory, turn) for turn in trajectory.kept}
+            turns = (
+                replace(turn, dropped=Dropped("control_token", why[turn.t])) if why.get(turn.t) else turn
+                for turn in trajectory.turns
+            )
+            yield trajectory.with_turns(turns)
 
-    @property
-    def tasks(self) -> list[str]:
-        """Ids of the tasks that the rows come from, sorted."""
-        return sorted({row["task"] for row in self.steps})
-
-    @property
-    def contract(self) -> Contract:
-        """What the rows were made for; its `renderer` renders them for any tokenizer."""
-        return Contract(self.record["system"], self.record["tools"], self.record["protocol"])
-
-
-def read_dataset(path: Path) -> Dataset:
-    """Read a dataset directory. Raises UserError for a file that is missing or torn, or a dataset without rows."""
-    text = _text(path / RECORD)
-    try:
-        record = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"not valid JSON ({error})", str(path / RECORD), "Build the dataset again") from error
-    dataset = Dataset(path, record, _rows(path / STEPS), _rows(path / TRAJECTORIES))
-    if not dataset.trajectories:
-        raise UserError("holds no rows", str(path), "Build it from runs with passing rollouts")
-    return dataset
+    def tools(self) -> dict[str, Any]:
+        """The schemas beside a row, where calls are beside the text."""
+        tools = self.dataset.contract.printed_tools
+        return {"tools": tools} if tools else {}
 
 
-def write_rows(
-    folder: Path,
-    steps: Sequence[Step],
-    trajectories: Sequence[Trajectory],
-    merged: Mapping[str, Sequence[Tokens]],
-) -> dict[str, str]:
-    """Write all row files into `folder`. Returns the SHA-256 of each by name."""
-    files = {
-        STEPS: [step_row(step) for step in steps],
-        TRAJECTORIES: [trajectory_row(row) for row in trajectories],
-        "chat_steps.jsonl": [_chat_row(step, (*step.context, step.target), (len(step.context),)) for step in steps],
-        "chat_trajectories.jsonl": [_chat_row(row.steps[0], row.messages, row.kept) for row in trajectories],
-        TOKENS: [
-            {"id": row.id, "input_ids": tokens.input_ids, "labels": tokens.labels}
-            for row in trajectories
-            for tokens in merged[row.id]
-        ],
-    }
-    return {name: write_jsonl(folder / name, rows) for name, rows in files.items()}
+def chat_steps(source: Source) -> Records:
+    """One step a row: `{"messages": [...]}`, a weight on every message, 1 on the last and 0 on all else."""
+    for trajectory in source.trajectories():
+        for turn, context in steps(trajectory):
+            yield {"messages": weighted([*context, turn.reply], [turn.at]), **source.tools()}
 
 
-def step_row(step: Step) -> dict[str, Any]:
-    """A step as steps.jsonl holds it: provenance, context and target."""
-    return {
-        "id": step.id,
-        **_provenance(step),
-        "t": step.t,
-        "turn_class": step.turn_class,
-        "messages": [message.to_dict() for message in step.context],
-        "target": step.target.to_dict(),
-    }
+def chat_together(source: Source) -> Records:
+    """One trajectory a row, in Together's form: a weight on every message, since any may switch on training of all."""
+    for trajectory in source.trajectories():
+        for row in rows(trajectory):
+            yield {"messages": weighted(row.messages, row.targets), **source.tools()}
 
 
-def trajectory_row(row: Trajectory) -> dict[str, Any]:
-    """A merged row as trajectories.jsonl holds it; `kept` are the indices of the messages with loss."""
-    return {
-        "id": row.id,
-        **_provenance(row.steps[0]),
-        "steps": [step.id for step in row.steps],
-        "messages": [message.to_dict() for message in row.messages],
-        "kept": list(row.kept),
-    }
+def chat_openai(source: Source) -> Records:
+    """One trajectory a row, in OpenAI's form, which Fireworks takes too: weights on assistant messages alone."""
+    for record in chat_together(source):
+        for message in record["messages"]:
+            if message["role"] != "assistant":
+                del message["weight"]
+        yield record
+
+
+def trl(source: Source) -> Records:
+    """One step a row: `{"prompt": [...], "completion": [...]}`, TRL's conversational form; loss on the completion."""
+    for trajectory in source.trajectories():
+        for turn, context in steps(trajectory):
+            messages = [message.to_dict() for message in (*context, turn.reply)]
+            yield {"prompt": messages[:-1], "completion": messages[-1:], **source.tools()}
+
+
+def tokens(source: Source) -> Records:
+    """One row of token ids each: `id`, `input_ids`, and `labels`, -100 where there is no loss."""
+    for trajectory in source.dataset.trajectories():
+        for row in rows(trajectory):
+            for number, made in enumerate(source.renderer.rows(row.messages, row.targets)):
+                yield {"id": f"{row.id}.{number}", "input_ids": made.input_ids, "labels": made.labels}
+
+
+def plain(source: Source) -> Records:
+    """One trajectory a row, with its provenance: for a dataset that others load."""
+    for trajectory in source.trajectories():
+        for row in rows(trajectory):
+            yield {
+                "id": row.id,
+                "task": trajectory.task,
+                "messages": weighted(row.messages, row.targets),
+                "reconstructed": trajectory.reconstructed,
+            }
+
+
+@dataclass(frozen=True)
+class Export:
+    """A file (or folder) of a dataset, what fills it, and what it is."""
+
+    path: str
+    records: Callable[[Source], Records]
+    help: str
+
+
+EXPORTS = {
+    "chat-steps": Export("chat_steps.jsonl", chat_steps, "chat messages, one step a row"),
+    "chat-trajectories:together": Export("chat_together.jsonl", chat_together, "one trajectory a row, for Together"),
+    "chat-trajectories:openai": Export("chat_openai.jsonl", chat_openai, "one trajectory a row, for OpenAI, Fireworks"),
+    "trl": Export("trl.jsonl", trl, "prompt and completion, one step a row, for TRL"),
+    "parquet": Export(_PARQUET, tokens, "token ids and labels, one trajectory a row"),
+    HF: Export(HF, plain, "a folder for datasets.load_dataset, with its card"),
+}
+
+
+def check_exports(names: Iterable[str]) -> None:
+    """Raise UserError for an export that there is not."""
+    odd = [name for name in names if name not in EXPORTS]
+    if odd:
+        raise UserError(f"there is no export {odd[0]!r}", "--export", f"Choose from: {', '.join(EXPORTS)}")
+
+
+def export(dataset: Dataset, renderer: Renderer, names: Sequence[str], say: Callable[[str], None]) -> list[str]:
+    """Write these exports into the dataset's folder. Says of each how large it will be; returns the files' names."""
+    source, written = Source(dataset, renderer), []
+    for name in dict.fromkeys(names):
+        made = EXPORTS[name]
+        say(f"{name}: {_size(source, made)}")
+        if made.path == _PARQUET:
+            _write_parquet(dataset.path / made.path, made.records(source))
+            written.append(made.path)
+        elif name == HF:
+            written += _write_hf(dataset, made.records(source))
+        else:
+            _write_jsonl(dataset.path / made.path, made.records(source))
+            written.append(made.path)
+    return written
 
 
 def weighted(messages: Iterable[Message], targets: Iterable[int]) -> list[dict[str, Any]]:
-    """Messages as Together and OpenAI take them for fine-tuning: a weight on each, arguments as JSON strings."""
+    """Messages as Together and OpenAI take them for fine-tuning: a weight on each, arguments as JSON strings, tool
+    messages with the id of the call that they answer."""
     chosen = set(targets)
-    rows: list[dict[str, Any]] = []
+    made: list[dict[str, Any]] = []
+    open_calls: list[str] = []
     for index, message in enumerate(messages):
         row: dict[str, Any] = {"role": message.role, "content": message.content, "weight": int(index in chosen)}
         if message.tool_calls:
+            open_calls = [f"call_{index}_{number}" for number in range(len(message.tool_calls))]
             row["tool_calls"] = [
                 {
-                    "id": f"call_{index}_{number}",
+                    "id": own,
                     "type": "function",
                     "function": {"name": call.name, "arguments": json.dumps(call.args, ensure_ascii=False)},
                 }
-                for number, call in enumerate(message.tool_calls)
+                for own, call in zip(open_calls, message.tool_calls, strict=True)
             ]
         if message.role == "tool":
-            row["tool_call_id"] = _last_call_id(rows)
-        rows.append(row)
-    return rows
+            row["tool_call_id"] = open_calls.pop(0) if open_calls else "call"
+        made.append(row)
+    return made
 
 
-def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> str:
-    """Write one JSON object a line. Returns the file's SHA-256."""
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-    path.write_bytes(text)
-    return hashlib.sha256(text).hexdigest()
+def _size(source: Source, made: Export) -> str:
+    """About how large an export will be, from the texts alone."""
+    count = size = left_out = 0
+    by_step = made.records in (chat_steps, trl)
+    for trajectory in source.trajectories():
+        left_out += sum(turn.dropped is not None and turn.dropped.gate == "control_token" for turn in trajectory.turns)
+        ends = [turn.at for turn in trajectory.kept]
+        sums = _running(trajectory.messages)
+        size += sum(sums[at] for at in ends) if by_step else sums[ends[-1]] if ends else 0
+        count += len(ends) if by_step else sum(1 for _ in rows(trajectory))
+    said = f"{count:,} rows, about {size / 1e6:.1f} MB"
+    return f"{said}; {left_out} turns left out, whose texts spell a special token" if left_out else said
 
 
-def _provenance(step: Step) -> dict[str, Any]:
-    return {
-        "task": step.task,
-        "group": step.group,
-        "run": step.run,
-        "rollout": step.rollout,
-        "trace": step.trace,
-        "contract": step.contract.hash,
-        "reconstructed": step.reconstructed,
-    }
+def _running(messages: Sequence[Message]) -> list[int]:
+    """Bytes of the first n + 1 messages, about."""
+    sums, total = [], 0
+    for message in messages:
+        total += len(message.content) + 60 + sum(len(repr(call.args)) for call in message.tool_calls)
+        sums.append(total)
+    return [*sums, total]
 
 
-def _chat_row(step: Step, messages: Sequence[Message], targets: Iterable[int]) -> dict[str, Any]:
-    row: dict[str, Any] = {"messages": weighted(messages, targets)}
-    return {**row, "tools": step.contract.tools} if step.contract.protocol == "native" else row
+def _write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    with path.open("wb") as file:
+        file.writelines(map(line_of, records))
 
 
-def _last_call_id(rows: Sequence[dict[str, Any]]) -> str:
-    """The call that a tool message answers: the first of the last calling turn without an answer yet."""
-    answered = {row.get("tool_call_id") for row in rows}
-    calls: list[dict[str, Any]] = next((row["tool_calls"] for row in reversed(rows) if "tool_calls" in row), [])
-    return next((call["id"] for call in calls if call["id"] not in answered), "call")
+def _write_parquet(path: Path, records: Records) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    ids = pyarrow.list_(pyarrow.int32())
+    schema = pyarrow.schema([("id", pyarrow.string()), ("input_ids", ids), ("labels", ids)])
+    with pyarrow.parquet.ParquetWriter(path, schema) as writer:
+        batch: list[dict[str, Any]] = []
+        for record in records:
+            batch.append(record)
+            if len(batch) == _BATCH:
+                writer.write_table(pyarrow.Table.from_pylist(batch, schema))
+                batch = []
+        if batch:
+            writer.write_table(pyarrow.Table.from_pylist(batch, schema))
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    rows = []
-    for number, line in enumerate(_text(path).rstrip("\n").split("\n"), 1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            raise UserError(f"not valid JSON ({error})", f"{path}:{number}", "Build the dataset again") from error
-    return rows
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        remedy = "Give the folder that `repo-agent build --out` made"
-        raise UserError(f"cannot be read ({error.strerror})", str(path), remedy) from error
+def _write_hf(dataset: Dataset, records: Records) -> list[str]:
+    folder = dataset.path / HF
+    (folder / "data").mkdir(parents=True)
+    _write_jsonl(folder / "data" / "train.jsonl", records)
+    record = dataset.record
+    counts = record["counts"]
+    (folder / "README.md").write_text(
+        "---\n"
+        "configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/train.jsonl\n"
+        "tags:\n- tool-calling\n- agent\n"
+        "---\n\n"
+        f"# Tool calls of contract `{record['contract']}`\n\n"
+        f"{counts['trajectories']} trajectories, {counts['rows']} trained turns, protocol `{record['protocol']}`.\n"
+        "Loss is on messages with `weight` 1. Which turns were left out, and why: the dataset's own `card.md`.\n",
+        encoding="utf-8",
+    )
+    return [f"{HF}/data/train.jsonl", f"{HF}/README.md"]

@@ -3,65 +3,57 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from repo_agent.chat.tokenizer import load_tokenizer
-from repo_agent.data.gates import MAX_LENGTH, Ground, commonest_contract, sift
-from repo_agent.data.steps import Step, candidates
-from repo_agent.messages import canonical_json
+from repo_agent.data.classify import Registries
+from repo_agent.data.gates import LAST, READ_TEXTS, GateContext, GateSettings, apply_gates
+from repo_agent.data.texts import Texts
+from repo_agent.data.trajectories import trajectories_of
 from repo_agent.tools.own import load_tools
 from repo_agent.tools.verdict import TURN_CLASSES
-from repo_agent.traces.read import Trace, read_traces
+from repo_agent.traces.read import iter_traces
 
-_TEMPLATE_BYTES = 4_000
-"""More than a chat template adds around the messages."""
+LEFT_OUT = ("split", *sorted(READ_TEXTS), LAST)
+"""Gates that are not counted here: they need a suite, every text, or a tokenizer."""
 
 
-def inventory(
-    paths: Sequence[Path], tools: str | Path | None = None, *, tokenizer: str = "tiny", max_length: int = MAX_LENGTH
-) -> dict[str, Any]:
-    """Runs, passes, runs that nobody marked, turns by class, and `kept`: the rows that pass every gate but the split.
+def inventory(paths: Sequence[Path], tools: str | Path | None = None) -> dict[str, Any]:
+    """Runs, passes, runs that nobody marked, turns by class, and `kept`: the turns that pass every gate but `LEFT_OUT`.
 
     `problems` lists damaged files, `raw_unknown` counts turns whose raw text was not recorded. Raises UserError.
     """
-    traces, problems = read_traces(paths)
-    steps = candidates(traces, load_tools(str(tools)) if tools else None)
-    counts = Counter(step.turn_class for step in steps)
-    kept, _ = sift(steps, Ground(commonest_contract(steps), None, _length(tokenizer, max_length), max_length))
+    registries = Registries(load_tools(str(tools)) if tools else None)
+    settings, context = GateSettings().without(LEFT_OUT), GateContext(None, Texts())
+    turns: Counter[str] = Counter()
+    kept: Counter[str] = Counter()
+    runs: Counter[bool | None] = Counter()
+    problems: list[str] = []
+    raw_unknown, unjudged = 0, list[Path]()
+    for _, trace, found in iter_traces(paths):
+        problems += found
+        if trace is None:
+            continue
+        runs[trace.passed] += 1
+        unjudged += [trace.path] if trace.source != "loop" and not trace.tools and not tools else []
+        for trajectory in trajectories_of(trace, registries.of(trace)):
+            gated = apply_gates(trajectory, context, settings)
+            turns.update(turn.turn_class for turn in gated.turns)
+            kept[gated.contract.hash] += len(gated.kept)
+            raw_unknown += sum(turn.raw_unknown for turn in gated.turns)
     return {
-        "runs": len(traces),
-        "passed": sum(trace.passed is True for trace in traces),
-        "unknown": sum(trace.passed is None for trace in traces),
-        "turns": {name: counts[name] for name in TURN_CLASSES if counts[name]},
-        "kept": len(kept),
-        "raw_unknown": sum(step.raw_unknown for step in steps),
-        "problems": [*problems, *([] if tools else _without_schemas(traces))],
+        "runs": runs.total(),
+        "passed": runs[True],
+        "unknown": runs[None],
+        "turns": {name: turns[name] for name in TURN_CLASSES if turns[name]},
+        "kept": max(kept.values(), default=0),
+        "raw_unknown": raw_unknown,
+        "problems": [*problems, *_without_schemas(unjudged)],
     }
 
 
-def _without_schemas(traces: Sequence[Trace]) -> list[str]:
-    found = [trace for trace in traces if trace.source != "loop" and not trace.tools]
+def _without_schemas(found: Sequence[Path]) -> list[str]:
     if not found:
         return []
-    return [f"{found[0].path} and {len(found) - 1} more hold no tool schemas, so nobody can judge them; give --tools"]
-
-
-def _length(tokenizer: str, max_length: int) -> Callable[[Step], int]:
-    """Tokens of a row, or a bound on them where that is enough: no token covers less than one byte.
-
-    So the tokenizer is loaded only for a row that may be too long.
-    """
-    load = cache(lambda: load_tokenizer(tokenizer))
-
-    def length(step: Step) -> int:
-        messages = (*step.context, step.target)
-        printed = [step.contract.tools, [message.to_dict() for message in messages]]
-        bound = len(canonical_json(printed).encode()) + _TEMPLATE_BYTES
-        if bound <= max_length:
-            return bound
-        return len(step.contract.renderer(load()).rows(messages, [len(step.context)])[0].input_ids)
-
-    return length
+    return [f"{found[0]} and {len(found) - 1} more hold no tool schemas, so nobody can judge them; give --tools"]

@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from repo_agent.chat.render import IGNORE, Renderer
+from repo_agent.chat.render import Renderer
+from repo_agent.chat.tokens import IGNORE
 from repo_agent.demo.corpus import transcript
 from repo_agent.demo.tokenizer import build_tokenizer
 

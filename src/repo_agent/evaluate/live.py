@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from repo_agent.agent import Limits
-from repo_agent.data.contract import our_contract
 from repo_agent.errors import StoreError, UserError
 from repo_agent.messages import tilde
 from repo_agent.models import Constrainable, Model, Sampling
 from repo_agent.models.prices import find_prices
 from repo_agent.models.resolve import open_model, parts
 from repo_agent.protocols import protocol_named
+from repo_agent.protocols.contract import contract_of
 from repo_agent.rollout.episode import Setting
 from repo_agent.rollout.meter import INTERRUPTED, Budget, Meter
 from repo_agent.rollout.oracle import oracle, playable
@@ -223,7 +223,7 @@ def _registry(options: EvalOptions) -> Registry:
 
 def _record(options: EvalOptions, suite: Suite, tasks: list[Task], setting: Setting) -> dict[str, Any]:
     split = suite.split(options.held_out)
-    contract = our_contract(setting.registry, setting.protocol.name).hash
+    contract = contract_of(setting.registry, setting.protocol.name).hash
     return {
         "format": 1,
         "arm": setting.arm,

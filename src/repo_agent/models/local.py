@@ -16,9 +16,10 @@ from typing import Any
 
 from repo_agent.chat.render import Renderer
 from repo_agent.chat.tokenizer import load_tokenizer
+from repo_agent.chat.tokens import ids_hash
 from repo_agent.chat.weights import SMALL, load_weights
 from repo_agent.errors import InfraError, UserError, boundary
-from repo_agent.messages import Usage, digest
+from repo_agent.messages import Usage
 from repo_agent.models import Completion, Request
 from repo_agent.models.batch import Batch, Row
 from repo_agent.models.constrain import Grammars
@@ -59,17 +60,18 @@ class LocalModel:
         """Draw one reply; see `models.Model`."""
         with boundary("model"):
             prompt = self._renderer.prompt_ids(request.messages)
-            told = digest(prompt)
+            told = ids_hash(prompt)
             room = self._context - len(prompt)
             if room < 1:
-                return Completion("", "context", Usage(len(prompt), 0), told)
+                return Completion("", "context", Usage(len(prompt), 0))
             row = self._row(request, prompt, room)
             if self._closed:
                 raise InfraError("model", f"{self.name} is closed")
             self._inbox.put(row)
             done = await asyncio.wrap_future(row.future)
             text = self._renderer.tokenizer.decode(done.reply, clean_up_tokenization_spaces=False)
-        return Completion(text, done.finish or "", Usage(len(prompt), done.drawn), told)
+        usage = Usage(len(prompt), done.drawn)
+        return Completion(text, done.finish or "", usage, prompt_ids_hash=told, tokenizer=self._renderer.fingerprint())
 
     async def constraint(self, schema: dict[str, Any]) -> str:
         """llguidance masks the tokens in this process; there is nothing to prove."""

@@ -8,13 +8,12 @@ sweagent  `.traj` files of SWE-agent, with tool calls or with commands in the te
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from repo_agent.errors import UserError
+from repo_agent.files import new_directory
 from repo_agent.messages import digest
 from repo_agent.record.book import Book
 from repo_agent.record.thread import Thread
@@ -47,23 +46,18 @@ def import_logs(kind: str, path: Path, out: Path, tools: Path | None = None) -> 
     if kind not in IMPORTERS:
         raise UserError(f"no importer {kind!r}", "import", f"Choose from: {', '.join(IMPORTERS)}")
     if out.exists():
-        raise UserError("exists already", str(out), "Choose another --out, or remove it")
+        raise UserError("already exists", str(out), "Choose another --out, or remove it")
     suffix, read = IMPORTERS[kind]
     files = _files(path, suffix)
     registry = load_tools(str(tools)) if tools else None
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = out.with_name(f".{out.name}.{os.getpid()}")
     record = {"kind": f"import:{kind}", "tools": digest(registry.schemas()) if registry else None}
-    try:
+    with new_directory(out) as folder:
         book = Book(RunDir.open(folder, record), source=f"import:{kind}", tools=registry, clock=None)
         for file in files:
             read(book, file)
             book.end(list(book.open), "stopped")
         if not book.rollouts:
             raise UserError("holds no reply of a model", str(path), "Give logs with assistant messages")
-        folder.rename(out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return {
         "files": len(files),
         "rollouts": book.rollouts,

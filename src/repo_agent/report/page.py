@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from repo_agent.evaluate.advice import leaks, percent, points
 from repo_agent.evaluate.arms import Arm, Row, shown
 from repo_agent.evaluate.pairs import Pair
 from repo_agent.evaluate.verdict import Comparison, compare_runs
+from repo_agent.files import new_directory
 from repo_agent.report import plots
 from repo_agent.tools.verdict import LADDER, TURN_CLASSES, UNSCORED
 from repo_agent.traces.events import LlmAction
@@ -38,19 +38,13 @@ def compare(run_dirs: Sequence[Path], out: Path, allow_owed: bool = False) -> Co
     Raises UserError where `out` exists, and where the runs cannot be compared (see `arms.load_arms`).
     """
     if out.exists():
-        raise UserError("exists already", str(out), "Choose another --out")
+        raise UserError("already exists", str(out), "Choose another --out")
     comparison = compare_runs(run_dirs, allow_owed)
     data = json.dumps(comparison.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     page = render(comparison, out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        temporary.mkdir()
-        (temporary / REPORT).write_text(page, encoding="utf-8")
-        (temporary / DATA).write_text(data, encoding="utf-8")
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with new_directory(out) as folder:
+        (folder / REPORT).write_text(page, encoding="utf-8")
+        (folder / DATA).write_text(data, encoding="utf-8")
     return comparison
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import replace as with_fields
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from repo_agent.errors import UserError
 from repo_agent.messages import Message, ToolCall, reply_message, spoken
@@ -115,7 +117,7 @@ def _message(message: events.WireMessage, where: str) -> Message:
         named = [{"name": function["name"], "arguments": function["arguments"]} for function in functions]
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"a message with a call that cannot be read ({error})", where, REMEDY) from error
-    return replace(reply_message(spoken(message.content, named)), role=message.role)
+    return with_fields(reply_message(spoken(message.content, named)), role=message.role)
 
 
 def _call(call: dict[str, Any], where: str) -> ToolCall:
@@ -128,4 +130,5 @@ def _call(call: dict[str, Any], where: str) -> ToolCall:
 def _with(turn: Turn, event: events.ToolResultEvent | events.Final) -> Turn:
     if isinstance(event, events.Final):
         return replace(turn, final=event.value)
-    return replace(turn, ok=event.ok, code=event.code, output=event.output, diff=event.diff)
+    unseen = None if event.unseen is None else tuple(event.unseen)
+    return replace(turn, ok=event.ok, code=event.code, output=event.output, unseen=unseen)

@@ -132,9 +132,9 @@ class ToolResultEvent(Event, kw_only=True, tag="tool_result"):
     code: str | None = None
     output: str
     cut: int = 0
-    diff: str | None = None
-    """What a write changed on disk, as a unified diff without context; None for any other call, and where the file was
-    not there before."""
+    unseen: list[str] | None = None
+    """Of a write: what it kept or took away without having been shown it, lines of the file that was there, or its
+    path; at most a few. None where that is unknown."""
 
 
 class Tests(Event, kw_only=True, tag="tests"):

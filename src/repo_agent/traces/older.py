@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from repo_agent.errors import UserError
 from repo_agent.messages import Message, ToolCall
@@ -237,7 +239,7 @@ def _turn(payload: dict[str, Any], request: _Request, number: int, native: bool,
     last_resort = {} if text is not None else _field(payload, "raw", dict, where)
     action = next((said for said in (*parsed, last_resort) if said is not None), {})
     reply = Message("assistant", text if text is not None else json.dumps(action, ensure_ascii=False))
-    turn = Turn(number, request.conversation.messages, request.length, text, reply)
+    turn = Turn(t=number, messages=request.conversation.messages, at=request.length, text=text, reply=reply)
     if action.get("type") == "final":
         return replace(turn, final=action)
     args = _arguments(action.get("args")) if native else action.get("args")

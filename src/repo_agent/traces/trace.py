@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from repo_agent.messages import Message, ToolCall
 
@@ -13,12 +15,11 @@ REMEDY = "Remove the file, or restore it from a copy; a rollout without a trace 
 """What to do about a damaged trace."""
 
 
-@dataclass(frozen=True)
-class Turn:
+class Turn(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """One assistant turn and what became of it. None means not recorded."""
 
     t: int
-    messages: Sequence[Message] = field(repr=False, compare=False)
+    messages: Sequence[Message]
     """Its whole conversation, which turns share; only `messages[:at]` was said before this turn."""
     at: int
     text: str | None
@@ -39,8 +40,8 @@ class Turn:
     ok: bool | None = None
     code: str | None = None
     output: str | None = None
-    diff: str | None = None
-    """What a write changed on disk; see `events.ToolResultEvent`."""
+    unseen: tuple[str, ...] | None = None
+    """What a write kept or took away without having been shown it; see `events.ToolResultEvent`."""
     prompt_ids: tuple[str, str] | None = None
     """Hash of the prompt's token ids and the tokenizer's fingerprint, where both were recorded."""
     redacted: bool = False

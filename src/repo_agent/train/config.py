@@ -68,6 +68,11 @@ class RunRecord(pydantic.BaseModel):
     rows: int
     """Rows trained on: a trajectory gives one, or more where its prompts do not go on from each other."""
     dropped_too_long: int
+    """Rows of which not one turn fits."""
+    lost_tokens: dict[str, int] = {}
+    """Tool → trained tokens lost with turns that did not fit a row."""
+    prompts: dict[str, int] = {}
+    """Prompts of trained turns against those that ran: equal, different, other_tokenizer, not_recorded."""
     tokens: int
     """Tokens of all rows, once."""
     trained_tokens: int

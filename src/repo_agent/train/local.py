@@ -8,21 +8,22 @@ Not covered: more than one GPU, and going on from a checkpoint.
 from __future__ import annotations
 
 import math
-import os
-import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from repo_agent.chat.render import Renderer, Tokens
+from repo_agent.chat.render import Renderer
 from repo_agent.chat.tokenizer import load_tokenizer
+from repo_agent.chat.tokens import Tokens
 from repo_agent.chat.weights import SMALL, load_weights
-from repo_agent.data.export import Dataset, read_dataset
+from repo_agent.data.dataset import read_dataset
+from repo_agent.data.tokens import training_rows
 from repo_agent.errors import UserError, boundary
-from repo_agent.messages import Message, digest, tilde
+from repo_agent.files import new_directory
+from repo_agent.messages import digest, tilde
 from repo_agent.train.config import RECORD, RunRecord, StepLoss, TrainConfig, versions
 
 OnStep = Callable[[int, int, float], None]
@@ -36,16 +37,17 @@ def train_sft(dataset_dir: Path, out: Path, config: TrainConfig, on_step: OnStep
     then, and on Ctrl-C, nothing is left behind.
     """
     if out.exists():
-        raise UserError("exists already", str(out), "Choose another --out, or remove it")
+        raise UserError("already exists", str(out), "Choose another --out, or remove it")
     dataset = read_dataset(dataset_dir)
     tokenizer = load_tokenizer(config.base)
-    renderer = dataset.contract.renderer(tokenizer)
-    rows, dropped = fitting(token_rows(dataset, renderer), config.max_length)
+    renderer = Renderer(tokenizer, dataset.contract.printed_tools)
+    made = training_rows(dataset, renderer, config.max_length)
+    rows = made.rows
     if not rows:
-        raise UserError(f"all {dropped} rows are too long", str(dataset_dir), "Raise --max-length")
+        raise UserError(f"all {made.too_long} rows are too long", str(dataset_dir), "Raise --max-length")
     from transformers import set_seed
 
-    with _quiet(), boundary("train"), _new_directory(out) as folder:
+    with _quiet(), boundary("train"), new_directory(out) as folder:
         set_seed(config.seed)
         model = load_weights(config.base)
         model.name_or_path = model.config._name_or_path = tilde(config.base)  # PEFT writes it into the adapter
@@ -66,7 +68,9 @@ def train_sft(dataset_dir: Path, out: Path, config: TrainConfig, on_step: OnStep
             versions=versions(),
             train_tasks=dataset.tasks,
             rows=len(rows),
-            dropped_too_long=dropped,
+            dropped_too_long=made.too_long,
+            lost_tokens=dict(made.lost),
+            prompts=made.proof.to_dict(),
             tokens=sum(len(row.input_ids) for row in rows),
             trained_tokens=sum(row.trained for row in rows),
             losses=losses,
@@ -77,22 +81,6 @@ def train_sft(dataset_dir: Path, out: Path, config: TrainConfig, on_step: OnStep
         (folder / RECORD).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
         _plot(losses, folder / "loss.svg")
     return record
-
-
-def token_rows(dataset: Dataset, renderer: Renderer) -> list[Tokens]:
-    """A dataset's trajectories as training rows, loss on the kept turns alone."""
-    return [
-        tokens
-        for row in dataset.trajectories
-        for tokens in renderer.rows([Message.from_dict(message) for message in row["messages"]], row["kept"])
-    ]
-
-
-def fitting(rows: Iterable[Tokens], max_length: int) -> tuple[list[Tokens], int]:
-    """The rows of at most `max_length` tokens, and how many were longer."""
-    every = list(rows)
-    kept = [row for row in every if len(row.input_ids) <= max_length]
-    return kept, len(every) - len(kept)
 
 
 def _trainer(
@@ -195,19 +183,6 @@ def _reporter(losses: list[StepLoss], on_step: OnStep | None) -> Any:
                     on_step(state.global_step, state.max_steps, logs["loss"])
 
     return Reporter()
-
-
-@contextmanager
-def _new_directory(out: Path) -> Iterator[Path]:
-    """A sibling folder to fill; it becomes `out` when the block ends well and is removed when it does not."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = out.with_name(f".{out.name}.{os.getpid()}")
-    folder.mkdir()
-    try:
-        yield folder
-        folder.rename(out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

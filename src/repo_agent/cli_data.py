@@ -1,0 +1,138 @@
+"""The commands between traces and training: `inventory`, `build` and `audit`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Tools = Annotated[str | None, typer.Option("--tools", help="Your tools: a .py file, a module, or schema.json.")]
+Traces = Annotated[list[Path], typer.Argument(help="Runs, folders or trace files.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Put the commands into the command line."""
+    for command in (inventory, build, audit):
+        app.command()(command)
+
+
+def inventory(paths: Traces, tools: Tools = None, as_json: Json = False) -> None:
+    """What a pile of traces holds: runs, passes, turns by class, and how many rows would pass the gates."""
+    from repo_agent.data.inventory import inventory as count
+    from repo_agent.show import Show
+
+    result = count(paths, tools)
+    _print(as_json, result, lambda: Show().inventory(result))
+
+
+def build(
+    paths: Traces,
+    out: Annotated[Path | None, typer.Option(help="New dataset directory; needed unless --dry-run.")] = None,
+    suite: Annotated[str | None, typer.Option(help="Take the split from this suite, not from the runs.")] = None,
+    tools: Tools = None,
+    gate: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME adds a gate, NAME=off leaves it out, NAME=NUMBER sets it. Repeatable."),
+    ] = None,
+    gates: Annotated[
+        Path | None, typer.Option(help="A TOML file of gates: [gates] NAME = true, false or number.")
+    ] = None,
+    allow_secret: Annotated[
+        list[str] | None,
+        typer.Option(help="Hash of a finding that is no secret, as dropped.jsonl gives it. Repeatable."),
+    ] = None,
+    export: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="chat-steps, chat-trajectories:together, chat-trajectories:openai, trl, parquet, hf. Repeatable."
+        ),
+    ] = None,
+    rerender: Annotated[
+        bool, typer.Option("--rerender", help="Put another agent's calls and results into our protocol.")
+    ] = False,
+    rewrite_home: Annotated[bool, typer.Option("--rewrite-home", help="Write home folders as ~ in every row.")] = False,
+    no_split: Annotated[bool, typer.Option("--no-split", help="Keep held-out tasks too (never to train on).")] = False,
+    tokenizer: Annotated[str, typer.Option(help="Model whose tokenizer counts and renders the rows.")] = "tiny",
+    max_length: Annotated[
+        int | None, typer.Option(help="Longest row, in tokens (32,768); it ends after the last turn that fits.", min=2)
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the funnel; write nothing.")] = False,
+    jobs: Annotated[int, typer.Option(help="Processes at once.", min=1)] = 1,
+    as_json: Json = False,
+) -> None:
+    """Make a dataset of the turns that pass every gate: context, then the next tool call.
+
+    Prints how many turns each gate dropped. dropped.jsonl says of each turn which gate dropped it, and why.
+
+    repo-agent build runs/teacher --export chat-steps --out datasets/first
+    """
+    from repo_agent.data.build import BuildOptions
+    from repo_agent.data.build import build as make
+    from repo_agent.data.gates import gate_settings
+    from repo_agent.errors import UserError
+    from repo_agent.evaluate.duplicates import NO_SPLIT, near_duplicates
+    from repo_agent.show import Show
+    from repo_agent.tasks import load_suite
+
+    if out is None and not dry_run:
+        raise UserError("no directory to write to", "--out", "Give --out, or --dry-run to see the funnel alone")
+    settings = gate_settings(gate or (), gates, allow_secret or (), max_length)
+    loaded = load_suite(suite) if suite else None
+    options = BuildOptions(
+        paths=paths,
+        settings=settings,
+        suite_split=loaded.split() if loaded else None,
+        no_split=no_split,
+        tools=tools,
+        rerender=rerender,
+        rewrite_home=rewrite_home,
+        tokenizer=tokenizer,
+        exports=export or (),
+        jobs=jobs,
+        near=NO_SPLIT if no_split else None if dry_run else near_duplicates(paths, loaded),
+    )
+    show = Show(quiet=as_json)
+    with show.bar("reading traces") as bar:
+        result = make(options, None if dry_run else out, bar.count, show.line)
+    _print(as_json, result, lambda: Show().dataset(None if dry_run else out, result))
+
+
+def audit(
+    dataset: Annotated[Path, typer.Argument(help="A directory that `build` made.")],
+    tokenizer: Annotated[str, typer.Option(help="Model whose tokenizer renders the rows.")] = "tiny",
+    rows: Annotated[int, typer.Option(help="Rows to show, one a task.", min=0)] = 2,
+    html: Annotated[Path | None, typer.Option(help="Write an HTML page here instead.")] = None,
+) -> None:
+    """Look through a dataset: each token of a few rows coloured by its loss, the first and last trained token of each
+    kind of turn, and dropped turns by reason.
+
+    repo-agent audit datasets/first --tokenizer Qwen/Qwen2.5-7B-Instruct
+    """
+    from repo_agent.chat.render import Renderer
+    from repo_agent.chat.tokenizer import load_tokenizer
+    from repo_agent.data.audit import audit as look
+    from repo_agent.data.audit import audit_page
+    from repo_agent.data.dataset import read_dataset
+    from repo_agent.errors import UserError
+    from repo_agent.show import Show
+
+    read = read_dataset(dataset)
+    renderer = Renderer(load_tokenizer(tokenizer), read.contract.printed_tools)
+    if html is None:
+        Show().audit(look(read, renderer, rows))
+        return
+    if html.exists():
+        raise UserError("already exists", str(html), "Choose another --html, or remove it")
+    html.write_text(audit_page(read, renderer), encoding="utf-8")
+    Show().line(f"page: {html}")
+
+
+def _print(as_json: bool, result: dict[str, Any], text: Callable[[], None]) -> None:
+    if as_json:
+        print(json.dumps(result, ensure_ascii=False))
+    else:
+        text()

@@ -1,0 +1,98 @@
+"""Another agent's conversation in our own JSON protocol: what `build --rerender` makes of it.
+
+The goal is the first user message; calls, finals and results are put into our words, and what the other agent's driver
+said is left out. Such rows are marked as reconstructed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec.structs import replace
+
+from repo_agent.messages import Message, ToolCall, read_spoken
+from repo_agent.protocols import protocol_named
+from repo_agent.tools.registry import Registry
+from repo_agent.traces.trace import Trace, Turn
+
+RERENDERED = "json"
+"""The protocol that another agent's traces are put into."""
+_MARKS = re.compile(r"\A(\[tool_result\]|<tool_response>\n)|\n</tool_response>\Z")
+"""What other protocols put around a result."""
+_BEFORE = r"(?:(?<![\w.~-])(?<!:/)|(?<=\\[nrt]))"
+"""Where an absolute path may begin: not inside a name or after a URL's //, but after an escaped newline or tab."""
+_HOME = re.compile(_BEFORE + r"/(?:home|Users)/[^/\s\"'\\:]+")
+
+
+def rerendered(trace: Trace, registry: Registry) -> list[Turn]:
+    """The trace's turns in one conversation of our protocol."""
+    protocol = protocol_named(RERENDERED)
+    messages = [Message("system", protocol.describe(registry)), Message("user", f"GOAL:\n{_goal(trace)}")]
+    turns = []
+    for turn, following in zip(trace.turns, [*trace.turns[1:], None], strict=True):
+        said = Message("assistant", _said(turn, registry))
+        turns.append(replace(turn, messages=messages, at=len(messages), reply=said, prompt_ids=None))
+        messages.append(said)
+        if following is not None:
+            messages += protocol.observe(said, _observed(following.messages[turn.at : following.at]))
+    return turns
+
+
+def without_homes(text: str) -> str:
+    """`text` with the user's own home folder, wherever it is, and all below /home and /Users written as ~."""
+    own = os.path.expanduser("~").rstrip("/")
+    if own.startswith("/"):
+        text = re.sub(_BEFORE + re.escape(own) + r"(?![\w-]|\.\w)", "~", text)
+    return _HOME.sub("~", text)
+
+
+def names_home(text: str) -> bool:
+    """Whether `without_homes` would change a text."""
+    own = os.path.expanduser("~").rstrip("/")
+    likely = "/home/" in text or "/Users/" in text or (own.startswith("/") and own in text)
+    return likely and without_homes(text) != text
+
+
+def homeless(message: Message) -> Message:
+    """A message in which no home folder is named."""
+    calls = tuple(ToolCall(call.name, _homeless_value(call.args)) for call in message.tool_calls)
+    return Message(message.role, without_homes(message.content), calls)
+
+
+def _homeless_value(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _homeless_value(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_homeless_value(entry) for entry in value]
+    return without_homes(value) if isinstance(value, str) else value
+
+
+def _goal(trace: Trace) -> str:
+    opening = trace.turns[0].context if trace.turns else ()
+    first = next((message.content for message in opening if message.role == "user"), "")
+    return first.removeprefix("GOAL:").strip()
+
+
+def _said(turn: Turn, registry: Registry) -> str:
+    protocol = protocol_named(RERENDERED)
+    if turn.call:
+        spec = registry.specs.get(turn.call.name)
+        order = list(spec.parameters.get("properties", {})) if spec else []
+        args = dict(sorted(turn.call.args.items(), key=lambda item: _place(item[0], order)))
+        return protocol.render_call(ToolCall(turn.call.name, args))
+    if turn.final:
+        return protocol.render_final(str(turn.final.get("summary", "")))
+    return turn.reply.content if turn.text is None or turn.raw_unknown else read_spoken(turn.text)[0]
+
+
+def _place(name: str, order: list[str]) -> int:
+    return order.index(name) if name in order else len(order)
+
+
+def _observed(added: Sequence[Message]) -> str:
+    """What the driver answered, without the other protocol's mark."""
+    answers = [message.content for message in added if message.role in ("user", "tool")]
+    return "\n".join(_MARKS.sub("", answer).lstrip("\n ") for answer in answers)
