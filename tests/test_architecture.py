@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "view": {"traces"},
     "progress": {"rollout", "tools", "traces"},
     "show": {"progress", "traces", "tools", "view", "data"},
-    "cli_agents": {"record", "show"},
+    "cli_agents": {"record", "show", "traces"},
     "cli_data": {"chat", "data", "evaluate", "tasks", "show"},
 }
 HEAVY = {"torch", "transformers", "peft", "trl", "ray", "together", "datasets", "matplotlib", "scipy", "openai"}

@@ -17,6 +17,7 @@ def add_to(app: typer.Typer) -> None:
     """Put both commands into the command line."""
     app.command()(record)
     app.command("import")(import_)
+    app.command()(mark)
 
 
 def record(
@@ -48,6 +49,10 @@ def import_(
     path: Annotated[Path, typer.Argument(help="A file, or a folder of them.")],
     out: Annotated[Path, typer.Option(help="New run directory.")],
     tools: Tools = None,
+    passed: Annotated[
+        bool | None,
+        typer.Option("--passed/--failed", help="The outcome of every rollout; unknown where neither is given."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Turn another agent's logs into traces that `inventory`, `build` and `show` read.
@@ -57,8 +62,27 @@ def import_(
     from repo_agent.record.importers import import_logs
     from repo_agent.show import Show
 
-    result = import_logs(kind, path, out, tools)
+    result = import_logs(kind, path, out, tools, passed)
     _print(as_json, result, lambda: Show().imported(out, result))
+
+
+def mark(
+    run: Annotated[Path, typer.Argument(help="A run directory that `record` or `import` made.")],
+    which: Annotated[str, typer.Argument(metavar="TASK/K", help="One rollout, or TASK for all of its rollouts.")],
+    outcome: Annotated[str, typer.Argument(help="passed, failed, or unknown to take a mark back.")],
+    as_json: Json = False,
+) -> None:
+    """Say whether a recorded or imported rollout did its job. Only rollouts that passed are trained on.
+
+    repo-agent mark runs/mine fix-the-date-parser-1a2b3c4d/0 passed
+    """
+    from repo_agent.show import Show
+    from repo_agent.traces.labels import mark as label
+    from repo_agent.traces.store import RunDir
+
+    marked = label(run, which, outcome, RunDir(run).rollouts())
+    result = {"marked": [f"{one.task}/{one.number}" for one in marked], "outcome": outcome}
+    _print(as_json, result, lambda: Show().pairs([(outcome, ", ".join(result["marked"]))]))
 
 
 def _print(as_json: bool, result: dict[str, Any], text: Callable[[], None]) -> None:

@@ -68,8 +68,9 @@ class Book:
         tools: Registry | None = None,
         task_from: TaskFrom | None = None,
         clock: Callable[[], float] | None = time.monotonic,
+        passed: bool | None = None,
     ) -> None:
-        self._run, self._source, self._tools, self._clock = run, source, tools, clock
+        self._run, self._source, self._tools, self._clock, self._passed = run, source, tools, clock, passed
         self._task_from = task_from or TaskFrom()
         self.open: list[Thread] = []
         self.tally = Tally()
@@ -129,6 +130,7 @@ class Book:
             secrets=secrets,
             name=name,
             clock=self._clock,
+            passed=self._passed,
         )
         thread.open()
         self.open.append(thread)

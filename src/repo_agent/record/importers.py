@@ -38,8 +38,10 @@ _COMMAND = {
 }
 
 
-def import_logs(kind: str, path: Path, out: Path, tools: Path | None = None) -> dict[str, Any]:
-    """Write the run directory `out` from the logs under `path`; returns its counts.
+def import_logs(
+    kind: str, path: Path, out: Path, tools: Path | None = None, passed: bool | None = None
+) -> dict[str, Any]:
+    """Write the run directory `out` from the logs under `path`; returns its counts. `passed` is the outcome of all.
 
     Raises UserError for bad input, with file and line; then nothing is written.
     """
@@ -52,7 +54,7 @@ def import_logs(kind: str, path: Path, out: Path, tools: Path | None = None) -> 
     registry = load_tools(str(tools)) if tools else None
     record = {"kind": f"import:{kind}", "tools": digest(registry.schemas()) if registry else None}
     with new_directory(out) as folder:
-        book = Book(RunDir.open(folder, record), source=f"import:{kind}", tools=registry, clock=None)
+        book = Book(RunDir.open(folder, record), source=f"import:{kind}", tools=registry, clock=None, passed=passed)
         for file in files:
             read(book, file)
             book.end(list(book.open), "stopped")

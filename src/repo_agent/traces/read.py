@@ -11,6 +11,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import msgspec
 from repo_agent.errors import UserError
 from repo_agent.traces import events
 from repo_agent.traces.conversation import trace_of
+from repo_agent.traces.labels import Labels
 from repo_agent.traces.older import older_trace
 from repo_agent.traces.trace import REMEDY, Trace, Turn
 from repo_agent.traces.v1 import Unpacker
@@ -33,7 +35,7 @@ Typed = list[tuple[int, events.AnyEvent]]
 
 def read_trace(path: Path) -> Trace:
     """Read one trace of any shape. Raises UserError as the module says, and for a file without a whole line."""
-    trace, _ = _trace(path)
+    trace, _ = _trace(path, {})
     if trace is None:
         raise UserError("holds no run", str(path), "Give a trace, RUN/traces/TASK/0.jsonl; a torn one can go")
     return trace
@@ -41,8 +43,9 @@ def read_trace(path: Path) -> Trace:
 
 def iter_traces(paths: Iterable[Path]) -> Iterator[tuple[Path, Trace | None, list[str]]]:
     """Every trace file under the given paths: its trace, None where it holds no run, and the problems met."""
+    labels: dict[Path, Labels] = {}
     for path in find_traces(paths):
-        yield path, *_trace(path)
+        yield path, *_trace(path, labels)
 
 
 def read_traces(paths: Iterable[Path]) -> tuple[list[Trace], list[str]]:
@@ -80,6 +83,15 @@ def read_events(path: Path) -> tuple[list[events.AnyEvent], list[str]]:
     return [event for _, event in _typed(path, lines)], problems
 
 
+def read_first(path: Path) -> events.RunStart:
+    """The first event of a trace of our own. Raises UserError as the module says."""
+    lines, _ = read_lines(path)
+    first = _typed(path, lines[:1])[0][1] if lines else None
+    if not isinstance(first, events.RunStart):
+        raise UserError("does not begin with run_start: a line is missing", str(path), REMEDY)
+    return first
+
+
 def read_lines(path: Path) -> tuple[list[tuple[int, bytes]], list[str]]:
     """The filled lines of a file; a torn last line is dropped and listed."""
     lines = [(number, line) for number, line in enumerate(_bytes(path).split(b"\n"), 1) if line.strip()]
@@ -98,7 +110,8 @@ def record_of(line: bytes) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def _trace(path: Path) -> tuple[Trace | None, list[str]]:
+def _trace(path: Path, labels: dict[Path, Labels]) -> tuple[Trace | None, list[str]]:
+    """A trace with the outcome that its run's labels give it; `labels` remembers those that were read."""
     lines, problems = read_lines(path)
     if not lines:
         return None, [f"{path}: no whole line in it, so no run"]
@@ -107,6 +120,10 @@ def _trace(path: Path) -> tuple[Trace | None, list[str]]:
         trace = older_trace(path, lines, problems)
     else:
         trace = trace_of(path, f"v{first.get('v')}", _typed(path, lines), problems)
+    folder = run_folder(path)
+    if folder is not None:
+        known = labels[folder] if folder in labels else labels.setdefault(folder, Labels(folder))
+        trace = replace(trace, passed=known.passed(trace.task, trace.rollout, trace.passed))
     return trace, list(trace.problems)
 
 

@@ -3,6 +3,7 @@
     run.json                      what was run; the same command finds it and goes on
     traces/<task>/<k>.jsonl       whole rollouts; `.part` while one is being written, `.jsonl.gz` where it is large
     errors/<task>/<k>-<n>.jsonl   rollouts that our own error, a stop or a kill ended: owed again
+    labels.jsonl                  outcomes that came later, of rollouts that nobody graded
     results.jsonl                 an index, rebuilt from the whole traces
 
 A `.part` belongs to whoever holds its lock. The lock dies with its process, so a `.part` without one is abandoned; what
@@ -28,7 +29,8 @@ from repo_agent.errors import UserError
 from repo_agent.messages import total
 from repo_agent.traces import events
 from repo_agent.traces.files import create, lock, same_file, written
-from repo_agent.traces.read import read_events, read_lines, record_of
+from repo_agent.traces.labels import Labels, Rollout
+from repo_agent.traces.read import read_events, read_first, read_lines, record_of
 
 RECORD, INDEX, TRACES, ERRORS = "run.json", "results.jsonl", "traces", "errors"
 FREE_KEYS = frozenset({"versions", "isolation", "suite"})
@@ -121,7 +123,8 @@ class RunDir:
         return sorted(found, key=lambda path: (path.parent.name, len(path.name.partition(".")[0]), path.name))
 
     def rows(self) -> list[dict[str, Any]]:
-        """The index: results.jsonl where it lists just the whole traces, else rebuilt from them.
+        """The index: results.jsonl where it lists just the whole traces, else rebuilt from them; with the outcomes that
+        labels.jsonl gives.
 
         Raises UserError where there is no run directory.
         """
@@ -132,7 +135,14 @@ class RunDir:
             in_step = [row["trace"] for row in rows] == [self._relative(path) for path in self.traces()]
         except (UserError, KeyError):
             in_step = False
-        return rows if in_step else self.write_index()
+        labels, found = Labels(self.path), rows if in_step else self.write_index()
+        return [{**row, "passed": labels.passed(row["task"], row["rollout"], row["passed"])} for row in found]
+
+    def rollouts(self) -> list[Rollout]:
+        """The whole rollouts, each with who ran it."""
+        self.rows()  # refuses a folder that is no run
+        starts = (read_first(path) for path in self.traces())
+        return [Rollout(start.task, start.rollout, start.source) for start in starts]
 
     def write_index(self) -> list[dict[str, Any]]:
         """Rebuild results.jsonl from the whole traces. Raises UserError for one without an end."""
