@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "show": {"progress", "traces", "tools", "view"},
     "cli_agents": {"record", "show"},
 }
-HEAVY = {"torch", "transformers", "peft", "trl", "ray", "together", "datasets", "matplotlib", "scipy", "openai"}
+HEAVY = set("torch transformers peft trl ray together datasets matplotlib scipy statsmodels openai".split())
 
 
 def files() -> list[Path]:

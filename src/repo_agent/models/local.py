@@ -19,7 +19,7 @@ from repo_agent.chat.tokenizer import load_tokenizer
 from repo_agent.chat.weights import SMALL, load_weights
 from repo_agent.errors import InfraError, UserError, boundary
 from repo_agent.messages import Usage, digest
-from repo_agent.models import Completion, Request
+from repo_agent.models import Ask, Completion, Request
 from repo_agent.models.batch import Batch, Row
 from repo_agent.models.constrain import Grammars
 
@@ -71,7 +71,7 @@ class LocalModel:
             text = self._renderer.tokenizer.decode(done.reply, clean_up_tokenization_spaces=False)
         return Completion(text, done.finish or "", Usage(len(prompt), done.drawn), told)
 
-    async def constraint(self, schema: dict[str, Any]) -> str:
+    async def constraint(self, schema: dict[str, Any], ask: Ask) -> str:
         """llguidance masks the tokens in this process; there is nothing to prove."""
         return "llguidance"
 

@@ -128,6 +128,8 @@ class LlmAction(Event):
     """Whether a server's parser took the reply apart: then `text` is put together again."""
     seed: int | None = None
     """This turn's own, as sent."""
+    counted_by: Literal["tokenizer", "characters"] | None = None
+    """How the token limit counted this reply, where its server did not say how many tokens it has."""
     served: dict[str, Any] | None = None
     """What a server said: {finish_reason, model, system_fingerprint}, each None where it did not, and {tries}."""
 
@@ -176,9 +178,9 @@ class RunEnd(Event):
 
     kind: Literal["run_end"] = "run_end"
     ended: str
-    """final, tests_passed, max_steps, max_bad_turns, max_seconds, max_tokens, context_limit, error or stopped; of a
-    recorded rollout final (its last reply has no call), stopped or killed (the recorder was); of an imported one what
-    it says"""
+    """final, tests_passed, max_steps, max_bad_turns, max_tokens, context_limit, error or stopped, and max_seconds of
+    older rollouts; of a recorded rollout final (its last reply has no call), stopped or killed (the recorder was); of
+    an imported one what it says"""
     passed: bool | None
     steps: int
     """Assistant turns, bad ones too."""

@@ -29,8 +29,12 @@ from repo_agent.traces.pack import Packer
 from repo_agent.traces.read import read_events, read_lines
 
 RECORD, INDEX, TRACES, ERRORS = "run.json", "results.jsonl", "traces", "errors"
-FREE_KEYS = frozenset({"versions", "isolation", "suite"})
-"""Keys of run.json that may differ when a run goes on: of the suite its hash tells, not how its path is written."""
+FREE_KEYS = frozenset({"versions", "isolation", "suite", "adapter_dir"})
+"""Keys of run.json that may differ when a run is resumed: a hash tells of suite and adapter, not their spelling."""
+LATER_KEYS = frozenset({"base_hash", "tool_hashes", "prompt_hash"})
+"""Keys that older runs lack, or that a machine may not be able to tell: they may be missing on one side."""
+CANARY = "canary.jsonl"
+"""The replies by which a server proved that it obeys a schema: they cost tokens too."""
 _LONGEST_NAME = 200
 _REPLY = b'"kind":"llm_action"'
 """Stands in a trace only where a reply does: inside of texts the quotes are escaped."""
@@ -57,7 +61,7 @@ class RunDir:
         if created:
             return run
         before, now = run.record, json.loads(json.dumps(record))
-        keys = sorted(key for key in {*before, *now} - FREE_KEYS if before.get(key) != now.get(key))
+        keys = sorted(key for key in {*before, *now} - FREE_KEYS if not _same(key, before.get(key), now.get(key)))
         if keys:
             what = f"was run with other settings (differing: {', '.join(keys)}){_changed_tasks(before, now)}"
             raise UserError(what, str(path), "Give the same settings to go on with it, or another --out")
@@ -106,10 +110,20 @@ class RunDir:
     def spent(self) -> tuple[int, int] | None:
         """Prompt and completion tokens of all replies so far, also of rollouts that are owed again; None where one has
         no count."""
-        files = [*self.traces(), *(self.path / ERRORS).glob("*/*.jsonl"), *(self.path / TRACES).glob("*/*.part")]
+        files = [
+            self.path / CANARY,
+            *self.traces(),
+            *(self.path / ERRORS).glob("*/*.jsonl"),
+            *(self.path / TRACES).glob("*/*.part"),
+        ]
         counts = [count for path in files for count in _tokens(path)]
         prompt, completion = (total(count[side] for count in counts) for side in (0, 1))
         return None if prompt is None or completion is None else (prompt, completion)
+
+    def add_canary(self, replies: Sequence[events.LlmAction]) -> None:
+        """Record replies that belong to no rollout, so that what they cost counts."""
+        with written(self.path / CANARY), (self.path / CANARY).open("a", encoding="utf-8") as file:
+            file.write("".join(reply.line() for reply in replies))
 
     def traces(self) -> list[Path]:
         """The whole traces, by task folder, then by rollout number."""
@@ -198,6 +212,12 @@ class TraceWriter:
         self.close()
 
 
+def _same(key: str, before: Any, now: Any) -> bool:
+    if key == "limits" and isinstance(before, dict):  # older runs name a clock, which ends no rollout any more
+        before = {name: value for name, value in before.items() if name != "max_seconds"}
+    return bool(before == now) or (key in LATER_KEYS and None in (before, now))
+
+
 def _changed_tasks(before: dict[str, Any], now: dict[str, Any]) -> str:
     """Names a few of the tasks that are no longer what they were."""
     then, hashes = before.get("task_hashes") or {}, now.get("task_hashes") or {}
@@ -238,6 +258,7 @@ def index_row(path: Path) -> dict[str, Any]:
         "seconds": end.seconds,
         "verbatim": end.verbatim,
         "cost_usd": end.cost_usd,
+        "isolation": start.isolation,
     }
 
 
