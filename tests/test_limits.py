@@ -13,11 +13,11 @@ import pytest
 from fault_server import FaultServer, said
 from test_servers import _holding, _options
 
-from repo_agent.agent import LARGE, Limits
+from repo_agent.agent import Limits
 from repo_agent.errors import Stopped, UserError
 from repo_agent.evaluate.live import run_eval
 from repo_agent.messages import ToolCall
-from repo_agent.models import Sampling
+from repo_agent.models import LARGE, Sampling
 from repo_agent.models.openai_chat import OpenAIChat
 from repo_agent.models.retry import Patience
 from repo_agent.models.tokens import TokenCounter

@@ -17,7 +17,7 @@ from typing import Literal, ParamSpec, TypeVar
 
 from repo_agent.errors import InfraError, boundary
 from repo_agent.messages import Message, ToolCall, digest, total
-from repo_agent.models import Completion, Model, Request, Sampling
+from repo_agent.models import LARGE, Completion, Model, Request, Sampling
 from repo_agent.models.tokens import TokenCounter
 from repo_agent.protocols import Protocol
 from repo_agent.tools.registry import Registry, cut
@@ -27,8 +27,6 @@ from repo_agent.traces import events
 Emit = Callable[[events.Event], None]
 RunTests = Callable[[events.When], Awaitable[events.Tests]]
 """Run the tests on the workspace as it is; the argument says when: write or final."""
-LARGE = 2**15
-"""Characters; longer replies are judged and written in a thread, so that no other rollout waits for them."""
 THREADS = 64
 """How many tools and other short pieces of disk work run at once, whatever the number of rollouts."""
 _P = ParamSpec("_P")

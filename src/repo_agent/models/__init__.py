@@ -8,6 +8,9 @@ from typing import Any, Protocol, runtime_checkable
 
 from repo_agent.messages import Message, Usage
 
+LARGE = 2**15
+"""Characters; what grows with a longer text is done in a thread, so that no other rollout waits for it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:

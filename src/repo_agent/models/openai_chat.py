@@ -15,13 +15,11 @@ from urllib.parse import urlsplit
 
 from repo_agent.errors import InfraError, UserError
 from repo_agent.messages import Message, Usage, spoken
-from repo_agent.models import Ask, Completion, Request, Sampling, Served
+from repo_agent.models import LARGE, Ask, Completion, Request, Sampling, Served
 from repo_agent.models.canary import WAYS, prove
 from repo_agent.models.keys import key_for, without_key
 from repo_agent.models.retry import Patience, Transient, persistently, retry_after
 
-LARGE = 2**17
-"""Bytes; longer answers are read in a thread."""
 LIST_SECONDS = 30.0
 """How long the list of a server's models may take; without it nothing is known of an adapter's base."""
 _RETRIED = frozenset({408, 409, 425, 429})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from repo_agent.chat.tokenizer import locate
 
@@ -21,10 +22,10 @@ def base_hash(base: str) -> str | None:
     Raises UserError for a path where no model is.
     """
     folder = _folder(locate(base))
-    if folder is None or not (folder / "config.json").is_file():
+    config = _config(folder) if folder else None
+    if folder is None or config is None:
         return None
-    config = json.loads((folder / "config.json").read_bytes())
-    told = hashlib.sha256(json.dumps({k: config[k] for k in sorted(config) if k not in _NOT_THE_MODEL}).encode())
+    told = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     weights = sorted([*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")], key=lambda path: path.name)
     for path in weights:
         told.update(f"{path.name} {path.stat().st_size} ".encode())
@@ -35,10 +36,20 @@ def base_hash(base: str) -> str | None:
 def _folder(where: str) -> Path | None:
     if Path(where).is_dir():
         return Path(where)
-    from huggingface_hub import try_to_load_from_cache
-
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ImportError:  # without the extra `local` there is no cache either
+        return None
     config = try_to_load_from_cache(where, "config.json")
     return Path(config).parent if isinstance(config, str) else None
+
+
+def _config(folder: Path) -> dict[str, Any] | None:
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+        return {key: config[key] for key in config if key not in _NOT_THE_MODEL}
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def _read(path: Path, told: hashlib._Hash) -> None:
