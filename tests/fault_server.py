@@ -44,8 +44,9 @@ def said(
     finish: str | None = None,
     prompt: int = 7,
     tokens: int = 3,
+    usage: Any = "whole",
 ) -> dict[str, Any]:
-    """A whole answer; `calls` are (name, arguments), arguments as they shall stand on the wire."""
+    """A whole answer; `calls` are (name, arguments), arguments as they shall stand on the wire; `usage` as it shall."""
     message: dict[str, Any] = {"role": "assistant", "content": content}
     if calls:
         message["tool_calls"] = [
@@ -53,7 +54,8 @@ def said(
             for number, (name, arguments) in enumerate(calls)
         ]
     choice = {"index": 0, "finish_reason": finish or ("tool_calls" if calls else "stop"), "message": message}
-    usage = {"prompt_tokens": prompt, "completion_tokens": tokens, "total_tokens": prompt + tokens}
+    if usage == "whole":
+        usage = {"prompt_tokens": prompt, "completion_tokens": tokens, "total_tokens": prompt + tokens}
     return {"id": "1", "object": "chat.completion", "created": 0, "model": "served-model", "choices": [choice],
             "usage": usage, "system_fingerprint": "fp_7"}  # fmt: skip
 
@@ -66,6 +68,8 @@ class FaultServer:
     retry_after: str = "0.05"
     error: dict[str, Any] = field(default_factory=lambda: {"message": "told to fail"})
     """The error that statuses of 400 and more carry; {key} in its message becomes the key that was sent."""
+    models: list[dict[str, Any]] = field(default_factory=list)
+    """What the list of models holds; empty: the server has none."""
     asked: list[tuple[float, dict[str, Any], str]] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
     url: str = ""
@@ -109,6 +113,8 @@ class FaultServer:
     async def _request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Answer one request; whether the connection lives on."""
         head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        if head.startswith("get "):
+            return await _send(writer, 200 if self.models else 404, json.dumps({"data": self.models}))
         headers = dict(line.split(": ", 1) for line in head.split("\r\n")[1:] if ": " in line)
         body = json.loads(await reader.readexactly(int(headers["content-length"])))
         key = headers.get("authorization", "").removeprefix("bearer ")

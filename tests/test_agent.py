@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,8 @@ def test_a_bad_turn_is_answered_and_counted(tmp_path: Path) -> None:
         ([BAD, BAD, LIST, BAD, BAD, LIST, FINAL], {"max_bad_turns": 3}, "final", 7),
         ([LIST] * 9, {"max_steps": 5}, "max_steps", 5),
         ([LIST] * 9, {"max_completion_tokens": 7}, "max_tokens", 3),
-        ([LIST] * 9, {"max_seconds": 0.0}, "max_seconds", 0),
+        ([Completion(LIST, "stop")] * 9, {"max_completion_tokens": 3 * len(LIST) // 4}, "max_tokens", 3),
+        ([LIST, Completion(LIST, "stop"), *[LIST] * 7], {"max_completion_tokens": 38}, "max_tokens", 7),
         ([LIST, Completion("", "context")], {}, "context_limit", 1),
         ([LIST, WRITE, FINAL], {"stop_on_pass": True}, "tests_passed", 2),
     ],
@@ -152,3 +154,23 @@ def test_a_lone_surrogate_stops_nothing(tmp_path: Path) -> None:
     assert play.observations()[2] == "[tool_result] x = 1\n"
     for event in play.log:
         assert json.loads(event.line())
+
+
+def test_one_reply_without_a_count_does_not_switch_the_token_limit_off(tmp_path: Path) -> None:
+    """It counts by its characters, four a token, rounded up, and its event says so."""
+    play = Play(tmp_path, [LIST, Completion("x" * 41, "stop", Usage(10, None)), *[LIST] * 7], max_completion_tokens=20)
+    counted = [(event.completion_tokens, event.counted_by) for event in play.log if isinstance(event, events.LlmAction)]
+    assert counted == [(3, None), (None, "characters"), (3, None), (3, None)]
+    assert play.ended == "max_tokens" and play.rollout.counted == 3 + 11 + 3 + 3
+    assert play.rollout.completion_tokens is None and play.rollout.prompt_tokens == 40
+
+
+def test_limits_know_no_clock() -> None:
+    assert not [name for name in asdict(Limits()) if "second" in name or "time" in name]
+
+
+def test_an_error_that_repeats_what_the_model_wrote_is_cut_like_any_observation(tmp_path: Path) -> None:
+    call = JSON.render_call(ToolCall("list_files", {"rel_dir": ".", "max_files": 5, "x" * 100_000: 1}))
+    play = Play(tmp_path, [call, LIST, FINAL], observation_chars=500)
+    assert play.classes()[0] == "unexpected_arg" and len(play.observations()[0]) < 700
+    assert sum(len(event.line()) for event in play.log) < 2.5 * len(call)

@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli_agents": {"record", "show", "traces"},
     "cli_data": {"chat", "data", "evaluate", "tasks", "show"},
 }
-HEAVY = {"torch", "transformers", "peft", "trl", "ray", "together", "datasets", "matplotlib", "scipy", "openai"}
+HEAVY = set("torch transformers peft trl ray together datasets matplotlib scipy statsmodels openai".split())
 
 
 def files() -> list[Path]:

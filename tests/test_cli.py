@@ -52,7 +52,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_eval_and_what_it_leaves(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out = tmp_path / "run"
     record = result(capsys, *TEACHER, "--out", out)
-    assert (record["rollouts"], record["passed"], record["owed"]) == (6, 6, 0)
+    assert (record["rollouts"], record["passed"], record["pending"]) == (6, 6, 0)
     assert record["turns"]["final"] == 6 and record["stopped"] is record["tokens"] is record["cost_usd"] is None
     again = result(capsys, *TEACHER, "--out", out)
     assert again["turns"] == record["turns"]

@@ -48,7 +48,9 @@ def pair(result: dict[str, Any], a: str, b: str, metric: str) -> dict[str, Any]:
 def test_tuned_beats_base_and_what_a_grammar_alone_can_do(demo: dict[str, Any]) -> None:
     arms = {arm["name"]: arm for arm in demo["arms"]}
     assert list(arms) == ["base", "base+constrained", "tuned"]
-    assert all(arm["tasks"] >= 16 and arm["rollouts"] >= 3 * arm["tasks"] and arm["owed"] == 0 for arm in arms.values())
+    assert all(
+        arm["tasks"] >= 16 and arm["rollouts"] >= 3 * arm["tasks"] and arm["pending"] == 0 for arm in arms.values()
+    )
     assert 0.20 <= arms["base"]["validity"] <= 0.75
     assert arms["tuned"]["validity"] >= 0.95 and arms["tuned"]["pass_rate"] >= 0.5
     assert demo["verdict"]["label"] == "better" and pair(demo, "base", "tuned", "validity")["p"] <= 0.01
@@ -115,5 +117,5 @@ def test_the_demo_goes_on_where_it_stopped(tmp_path: Path) -> None:
     process.wait()
     before = {path: path.stat().st_mtime for path in (tmp_path / "out").glob("runs/teacher/traces/*/*.jsonl")}
     first = commands(3, tmp_path / "out")[0][0]
-    assert command(*first)["owed"] == 0
+    assert command(*first)["pending"] == 0
     assert before and all(path.stat().st_mtime == when for path, when in before.items())

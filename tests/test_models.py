@@ -15,7 +15,7 @@ import pytest
 from repo_agent.chat.tokens import ids_hash
 from repo_agent.errors import InfraError, UserError
 from repo_agent.messages import Message
-from repo_agent.models import Completion, Request, Sampling
+from repo_agent.models import LARGE, Completion, Request, Sampling
 from repo_agent.models.openai_chat import OpenAIChat
 from repo_agent.models.resolve import open_model
 from repo_agent.models.retry import Patience
@@ -123,6 +123,14 @@ def test_generation_stops_at_the_token_limit_and_at_the_context(local: Any) -> N
     edge = ask(0, goal="x" * (4096 - fixed - 4), tokens=99)
     [answer] = answers(local, [edge], 1)
     assert answer.finish_reason in ("length", "stop") and answer.usage.completion_tokens <= 5
+
+
+def test_long_prompts_are_read_beside_the_loop_and_alike(local: Any) -> None:
+    requests = [ask(seed, goal=f"{seed} " + "word " * LARGE) for seed in range(4)]
+    for request, answer in zip(requests, answers(local, requests, 4), strict=True):
+        ids = local._renderer.prompt_ids(request.messages)
+        assert (answer.finish_reason, answer.usage.prompt_tokens) == ("context", len(ids))
+        assert answer.prompt_ids_hash == ids_hash(ids)
 
 
 def test_a_failure_in_the_worker_reaches_every_waiting_request(tiny_base: Path) -> None:

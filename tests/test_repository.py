@@ -529,7 +529,7 @@ def test_the_chain_over_a_suite_file(tmp_path: Path) -> None:
     suite, data = tmp_path / "suite.toml", tmp_path / "data"
     play_all = ("--model", "oracle", "--held-out", 1, "--split")
     for name, side in (("teacher", "train"), ("one", "held-out"), ("two", "held-out")):
-        assert cli("eval", "--suite", suite, *play_all, side, "--out", tmp_path / name)["owed"] == 0
+        assert cli("eval", "--suite", suite, *play_all, side, "--out", tmp_path / name)["pending"] == 0
     assert cli("build", tmp_path / "teacher", "--out", data)["near_duplicates"] == 2
     card, record = (data / "card.md").read_text(), json.loads((data / "dataset.json").read_text())
     assert "2 pairs of a train and a held-out task compared" in card and "2 are alike by 0.5 or more" in card

@@ -83,7 +83,7 @@ def test_killed_twenty_times_nothing_is_lost_or_done_again(tmp_path: Path) -> No
         after = server.asked()
     assert seen.items() <= whole(out).items()
     check_whole(out, 120)
-    # The last run asked for three replies of each rollout that was owed, and for none besides.
+    # The last run asked for three replies of each pending rollout, and for none besides.
     assert (after - before).total() == 3 * (120 - len(seen))
     # Every reply that was paid for and recorded counts, those of killed rollouts too.
     recorded = sum(b'"kind":"llm_action"' in line for path in out.rglob("*.jsonl") for line in path.open("rb"))
@@ -109,7 +109,7 @@ def test_ctrl_c_waits_for_replies_and_keeps_what_is_whole(tmp_path: Path) -> Non
         wait_for(out, 4, process)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
-        assert process.returncode == 130 and "stopping:" in err and "goes on from here" in err, err
+        assert process.returncode == 130 and "stopping:" in err and "same command resumes" in err, err
         assert "Traceback" not in err and not list(out.rglob("*.part"))
         # Every reply that the server sent is recorded.
         recorded = sum(b'"kind":"llm_action"' in line for path in out.rglob("*.jsonl") for line in path.open("rb"))

@@ -118,8 +118,8 @@ def test_a_spent_budget_stops_politely_and_the_same_command_counts_what_was_spen
         words += ["--price-out", 1, "--json"]
         code, shown, err = cli(capsys, *words, "--budget-tokens", 3000)
         said = json.loads(shown)
-        assert code == 3 and said["owed"] and 0 < said["tokens"] <= 3000 and said["rollouts"], said
-        assert "budget of 3,000 tokens" in err and "goes on" in err and err.count("\n") == 1
+        assert code == 3 and said["pending"] and 0 < said["tokens"] <= 3000 and said["rollouts"], said
+        assert "budget of 3,000 tokens" in err and "resumes" in err and err.count("\n") == 1
         assert said["cost_usd"] == pytest.approx(said["tokens"] / 1e6)
         kept = {path: path.read_bytes() for path in RunDir(out).traces()}
         assert sum(RunDir(out).spent() or ()) == said["tokens"] and not list(tmp_path.rglob("*.part"))

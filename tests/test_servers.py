@@ -195,7 +195,7 @@ def test_the_canary_finds_the_way_that_holds(way: str) -> None:
     schema = PROTOCOLS["json"].schema(REGISTRY) or {}
 
     async def story(model: OpenAIChat) -> str:
-        found = await model.constraint(schema)
+        found = await model.constraint(schema, model.complete)
         await model.complete(ask(schema=schema))
         return found
 
@@ -211,7 +211,8 @@ def test_a_server_that_holds_nothing_is_refused_with_what_was_tried() -> None:
 
     for answer, cause in ((lambda body, seen: said("hello"), "canary got 'hello'"), (refuses_large, "400")):
         with FaultServer(answer) as server, pytest.raises(UserError) as caught:
-            asyncio.run(OpenAIChat("m", server.url, QUICK).constraint({"anyOf": []}))
+            model = OpenAIChat("m", server.url, QUICK)
+            asyncio.run(model.constraint({"anyOf": []}, model.complete))
         assert cause in str(caught.value) and "structured_outputs: " in str(caught.value)
 
 
@@ -279,7 +280,7 @@ def test_no_file_of_a_run_holds_the_key_though_the_server_repeats_it(
     with FaultServer(lambda body, seen: "422", error=error) as server:
         result = run_eval(_options(tmp_path / "run", server))
     kept = _kept(tmp_path / "run")
-    assert result["owed"] == 2 and {key for _, _, key in server.asked} == {KEY}
+    assert result["pending"] == 2 and {key for _, _, key in server.asked} == {KEY}
     assert KEY not in kept and "what is [key]" in kept
 
 

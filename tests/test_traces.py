@@ -118,6 +118,7 @@ def test_the_index_says_what_the_trace_says(run: RunDir, trace: Path) -> None:
             "seconds": 0.5,
             "verbatim": None,
             "cost_usd": None,
+            "isolation": "none",
         }
     ]
 
@@ -506,7 +507,7 @@ def test_a_trace_can_be_read_with_less(run: RunDir, play) -> None:
 
 def test_a_large_trace_is_compressed_when_it_is_whole(run: RunDir, play, monkeypatch: pytest.MonkeyPatch) -> None:
     play(run, "a", [LIST, READ, FINAL])
-    monkeypatch.setattr("repo_agent.traces.store.LARGE", 1000)
+    monkeypatch.setattr("repo_agent.traces.writer.LARGE", 1000)
     model = play(run, "a", [LIST, READ, FINAL], 1)
     plain, packed = run.traces()
     assert [path.name for path in packed.parent.iterdir() if path != plain] == ["1.jsonl.gz"] == [packed.name]

@@ -10,16 +10,17 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Literal, ParamSpec, TypeVar
 
 from repo_agent.errors import InfraError, boundary
 from repo_agent.messages import Message, ToolCall, digest, read_spoken, total
-from repo_agent.models import Completion, Model, Request, Sampling
+from repo_agent.models import LARGE, Completion, Model, Request, Sampling
+from repo_agent.models.tokens import TokenCounter
 from repo_agent.protocols import Protocol
-from repo_agent.tools.registry import Registry
+from repo_agent.tools.registry import Registry, cut
 from repo_agent.tools.verdict import Verdict, executed, judge, lenient_ok
 from repo_agent.traces import events
 
@@ -34,13 +35,14 @@ _R = TypeVar("_R")
 
 @dataclass(frozen=True)
 class Limits:
-    """Where a rollout ends, whatever the model does."""
+    """Where a rollout ends, whatever the model does. Turns and tokens alone: no clock makes a slow server, or a busy
+    machine, the model's failure. A request that hangs is ours (see `models.retry`)."""
 
     max_steps: int = 16
     max_bad_turns: int = 4
     """Bad turns in a row."""
-    max_seconds: float = 600.0
     max_completion_tokens: int = 65_536
+    """As its server counts a reply; where it does not, see `models.tokens`."""
     observation_chars: int = 4_000
     tests: str = "on_write"
     """When the model is shown test results: on_write; on_final (a final on failing tests is answered with them, and
@@ -71,41 +73,39 @@ class Rollout:
     any_call: bool = False
     prompt_tokens: int | None = 0
     completion_tokens: int | None = 0
-    """None once a reply came without a count."""
+    """As reported; None once a reply came without a count."""
+    counter: TokenCounter = field(default_factory=TokenCounter)
+    counted: int = 0
+    """Reply tokens so far as the limit counts them: as reported, else by `counter`."""
 
     async def run(self, goal: str) -> str:
         """Play the rollout to its end; returns how it ended (see `events.RunEnd.ended`).
 
         Raises InfraError when the model's server, a tool or the grader fails by our own fault.
         """
-        started = time.monotonic()
         schema = self.protocol.schema(self.registry) if self.constrain else None
         self.tools = self.protocol.tools(self.registry)
         self.messages = [Message("system", self.protocol.describe(self.registry)), Message("user", f"GOAL:\n{goal}")]
         while True:
-            ended = self._limit(time.monotonic() - started) or await self._step(schema)
+            ended = self._limit() or await self._step(schema)
             if ended:
                 return ended
 
-    def _limit(self, seconds: float) -> str | None:
+    def _limit(self) -> str | None:
         if self.bad_in_row >= self.limits.max_bad_turns:
             return "max_bad_turns"
         if self.steps >= self.limits.max_steps:
             return "max_steps"
-        if seconds >= self.limits.max_seconds:
-            return "max_seconds"
-        return "max_tokens" if (self.completion_tokens or 0) >= self.limits.max_completion_tokens else None
+        return "max_tokens" if self.counted >= self.limits.max_completion_tokens else None
 
     async def _step(self, schema: dict[str, object] | None) -> str | None:
         """One turn: query, verdict, execute, observe. Returns how the rollout ended, or None."""
         completion, seconds = await self._query(schema)
         if completion.finish_reason == "context":
             return "context_limit"
+        counted_by = await self._count(completion)
         with boundary("verdict"):
-            parsed = self.protocol.parse(completion.text)
-            truncated = completion.finish_reason == "length"
-            verdict = judge(parsed, self.registry, truncated=truncated, any_call=self.any_call)
-            lenient = (not verdict.turn_class and parsed.lenient is parsed.call) or lenient_ok(parsed, self.registry)
+            verdict, lenient, reply = await _aside(len(completion.text), self._judge, completion)
         text, tool_calls = read_spoken(completion.text) if self.protocol.name == "native" else (completion.text, [])
         action = events.LlmAction(
             t=self.steps,
@@ -117,6 +117,7 @@ class Rollout:
             served=asdict(completion.served) if completion.served else None,
             prompt_tokens=completion.usage.prompt_tokens,
             completion_tokens=completion.usage.completion_tokens,
+            counted_by=counted_by,
             seconds=round(seconds, 4),
             turn_class=verdict.turn_class or "ok",
             lenient_ok=lenient,
@@ -125,8 +126,29 @@ class Rollout:
             prompt_ids_hash=completion.prompt_ids_hash,
             tokenizer=completion.tokenizer,
         )
-        self.messages.append(self.protocol.reply(completion.text))
+        self.messages.append(reply)
         return await self._act(action, verdict)
+
+    def _judge(self, completion: Completion) -> tuple[Verdict, bool, Message]:
+        """The verdict, whether a forgiving parse finds a call that the schema takes, and the reply as a message."""
+        parsed = self.protocol.parse(completion.text)
+        truncated = completion.finish_reason == "length"
+        verdict = judge(parsed, self.registry, truncated=truncated, any_call=self.any_call)
+        lenient = (not verdict.turn_class and parsed.lenient is parsed.call) or lenient_ok(parsed, self.registry)
+        verdict = replace(verdict, error=cut(verdict.error, self.limits.observation_chars)[0])
+        return verdict, lenient, self.protocol.reply(completion.text)
+
+    async def _count(self, completion: Completion) -> Literal["tokenizer", "characters"] | None:
+        """Count a reply against the limit. Returns how, None where its server told the number."""
+        reported = completion.usage.completion_tokens
+        if reported is not None:
+            self.counted += reported
+            return None
+        with boundary("model"):
+            count = self.counter.count
+            found = await in_thread(count, completion.text) if self.counter.base else count(completion.text)
+        self.counted += found.tokens
+        return found.by
 
     def _seed(self) -> int:
         return int(digest([self.seed, self.steps]), 16) % 2**31
@@ -149,17 +171,17 @@ class Rollout:
         turn = self.steps
         self.steps += 1
         if verdict.turn_class == "final":
-            self.emit(action)
+            await self._write(action, len(action.text))
             if self.limits.tests == "on_final":
                 tests = await self._show_tests("final")
                 if tests.outcome != "passed":
                     self.emit(events.DriverNote(t=turn, note="the tests fail: the final was sent back"))
                     self._observe(f"[tests] {tests.output}")
                     return None
-            self.emit(events.Final(t=turn, value=verdict.final or {}))
+            await self._write(events.Final(t=turn, value=verdict.final or {}), len(action.text))
             return "final"
         if verdict.turn_class:
-            self.emit(action)
+            await self._write(action, len(action.text))
             self._observe(f"error {verdict.turn_class}: {verdict.error}", bad=True)
             return None
         assert verdict.call is not None
@@ -172,12 +194,14 @@ class Rollout:
                 result = await in_thread(self.registry.execute, call, self.root, self.limits.observation_chars)
         except InfraError as failure:
             action.turn_class, action.error = "infra_error", failure.cause
-            self.emit(action)
+            await self._write(action, len(action.text))
             raise
         action.turn_class = executed(result)
         action.error = "" if result.ok else result.output
-        self.emit(action)
-        self.emit(events.ToolResultEvent(t=turn, ok=result.ok, code=result.code, output=result.output, cut=result.cut))
+        await self._write(action, len(action.text))
+        # The reply is written with its result, so their size counts together.
+        done = events.ToolResultEvent(t=turn, ok=result.ok, code=result.code, output=result.output, cut=result.cut)
+        await self._write(done, len(action.text))
         self.any_call = True
         if not result.ok:
             self._observe(f"error {result.code}: {result.output}", bad=True)
@@ -191,6 +215,9 @@ class Rollout:
         self._observe(text)
         return None
 
+    async def _write(self, event: events.Event, characters: int) -> None:
+        await _aside(characters, self.emit, event)
+
     async def _show_tests(self, when: events.When) -> events.Tests:
         with boundary("grade"):
             tests = await self.run_tests(when)
@@ -202,6 +229,11 @@ class Rollout:
         """Answer the last turn. A lone surrogate, which no tokenizer takes, becomes a question mark."""
         self.bad_in_row = self.bad_in_row + 1 if bad else 0
         self.messages += self.protocol.observe(self.messages[-1], text.encode(errors="replace").decode())
+
+
+async def _aside(characters: int, work: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
+    """Do work that grows with a text of so many characters: at once, or in a thread where that would take long."""
+    return await in_thread(work, *args, **kwargs) if characters > LARGE else work(*args, **kwargs)
 
 
 async def in_thread(work: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:

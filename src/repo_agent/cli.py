@@ -37,7 +37,7 @@ OneTask = Annotated[str | None, typer.Option("--task", help="Show what a model g
 Unsafe = Annotated[bool, typer.Option("--unsafe-local", help="Run model-written code without containment.")]
 IsolatedIo = Annotated[bool, typer.Option("--isolated-io", help="Judge JSON cases outside of the tested process.")]
 STOPPED = 130  # the exit code of a command that Ctrl-C ended
-KEPT = "finished rollouts are kept, and the same command goes on from here"
+KEPT = "finished rollouts are kept, and the same command resumes"
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def main() -> None:
     except UserError as error:
         sys.exit(_complain(str(error), 2))
     except InfraError as error:
-        sys.exit(_complain(f"{error}\nNothing finished is lost: the same command goes on from here.", 1))
+        sys.exit(_complain(f"{error}\nNothing finished is lost: the same command resumes.", 1))
     except Stopped as stop:
         sys.exit(_complain(f"{stop}; {KEPT}", stop.code))
     except SystemExit as end:
@@ -116,7 +116,8 @@ def eval_(
     suite: SuiteOpt,
     split: Annotated[str, typer.Option(help="Which tasks: train, held-out or all.")],
     model: Annotated[str, typer.Option(help="local:BASE[+ADAPTER], openai:NAME[@BASE_URL], together:NAME, or oracle.")],
-    out: Annotated[Path, typer.Option(help="Run directory; an unfinished one with the same settings goes on.")],
+    out: Annotated[Path, typer.Option(help="Run directory; an unfinished one with the same settings is resumed.")],
+    adapter: Annotated[Path | None, typer.Option(help="Directory of the adapter that a server's model runs.")] = None,
     held_out: HeldOut = None,
     protocol: Annotated[str, typer.Option(help="How a call looks on the wire: json, hermes, native.")] = "json",
     constrain: Annotated[bool, typer.Option("--constrain", help="Schema-constrained decoding.")] = False,
@@ -140,22 +141,24 @@ def eval_(
 ) -> None:
     """Play live rollouts of one model over one side of a suite, into a run directory of traces.
 
-    Killed or stopped, the same command plays only what is still owed.
+    Killed or stopped, the same command plays only what is still pending.
 
     repo-agent eval --suite micro --split train --model oracle --rollouts 3 --out runs/teacher
     """
     given = {name: value for name, value in locals().items() if name != "as_json"}
-    from repo_agent.evaluate.live import EvalOptions, run_eval
+    from repo_agent.evaluate.live import run_eval
+    from repo_agent.evaluate.options import EvalOptions
 
     with _show(as_json).rollouts(str(out)) as progress:
         result = run_eval(EvalOptions(**given), progress)
     _print(as_json, result, lambda show: show.run(out, result))
-    if result["stopped"]:
-        raise Stopped(f"{result['stopped']['reason']}; {result['owed']} rollouts are owed", result["stopped"]["code"])
-    if result["owed"]:
+    left = f"{result['pending']} rollouts are pending"
+    if stop := result["stopped"]:
+        raise Stopped(f"{stop['reason']}; {left}", stop["code"])
+    if result["pending"]:
         why = f" ({result['elsewhere']} claimed by another process)" if result["elsewhere"] else ""
         why += f"; the last error: {progress.last_error}" if progress.last_error else ""
-        raise InfraError("eval", f"{result['owed']} rollouts are owed{why}; see {out / 'errors'}")
+        raise InfraError("eval", f"{left}{why}; see {out / 'errors'}")
 
 
 @app.command()
@@ -194,17 +197,16 @@ def train(
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run directories; the first without an adapter is the reference.")],
     out: Annotated[Path, typer.Option(help="New report directory.")],
-    allow_owed: Annotated[bool, typer.Option("--allow-owed", help="Bound the worst case of owed rollouts.")] = False,
     as_json: Json = False,
 ) -> None:
     """Compare arms on the same held-out tasks: differences, intervals, verdict, and one report page.
 
     repo-agent compare runs/base runs/base-constrained runs/tuned --out reports/first
     """
-    from repo_agent.report.page import compare as write
+    from repo_agent.report import page, terminal
 
-    comparison = write(runs, out, allow_owed)
-    _print(as_json, comparison.to_json(), lambda show: show.comparison(out, comparison.to_json(), comparison.text()))
+    result = page.compare(runs, out)
+    _print(as_json, result.to_json(), lambda show: show.comparison(out, terminal.tables(result), result.text()))
 
 
 @app.command()

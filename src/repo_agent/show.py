@@ -151,7 +151,7 @@ class Show:
         validity = f"{turns.get('ok', 0) / scored:.1%} of {scored} turns" if scored else "not measured"
         self.pairs(
             [
-                ("rollouts", f"{result['rollouts']}, {result['passed']} passed, {result['owed']} owed"),
+                ("rollouts", f"{result['rollouts']}, {result['passed']} passed, {result['pending']} pending"),
                 ("valid", validity),
                 ("turns", _counts(turns)),
                 ("tokens", tokens if cost is None else f"{tokens}, {cost:.4f} USD"),
@@ -223,15 +223,12 @@ class Show:
             self._out.print(f"loss {losses[0]:.3f} → {losses[-1]:.3f} in {len(losses)} steps")
         self._out.print(f"adapter: {out}")
 
-    def comparison(self, out: Path, result: dict[str, Any], prose: Sequence[str]) -> None:
-        """Arms, the differences that decide, and the verdict in words."""
-        keys = ("name", "validity", "pass_rate", "mean_calls", "mean_steps", "tasks", "rollouts", "owed")
-        self.table([{key: arm[key] for key in keys} for arm in result["arms"]])
-        headline = [p for p in result["pairs"] if p["metric"] in ("validity", "pass_rate")]
-        self.table([{**pair, "interval": _interval(pair["interval"])} for pair in headline])
+    def comparison(self, out: Path, tables: Sequence[Table], prose: Sequence[str]) -> None:
+        """Arms, the differences that decide, and the verdict in words; a command stays on one line."""
+        self._out.print(*tables)
         for line in prose:
-            self._out.print(escape(line))
-        self._out.print(f"report: {escape(str(out / 'report.html'))}")
+            self._out.print(escape(line), soft_wrap=" repo-agent " in line)
+        self._out.print(f"report: {escape(str(out / 'report.html'))}", soft_wrap=True)
 
     def trace(self, trace: Trace) -> None:
         """A whole rollout; see `view`."""
@@ -249,10 +246,6 @@ def _few(texts: Counter[str]) -> str:
 
 def _near(pairs: int | None) -> str:
     return "not checked, see the card" if pairs is None else f"{pairs} across the split"
-
-
-def _interval(value: Any) -> str:
-    return "none" if value is None else f"{value[0]:+.3f} to {value[1]:+.3f}"
 
 
 def _cell(value: Any) -> str:

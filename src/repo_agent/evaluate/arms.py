@@ -1,33 +1,30 @@
-"""An arm: one run directory as evidence. What it ran, its whole rollouts, and the rollouts that it still owes."""
+"""An arm: one run directory as evidence. What it ran, its whole rollouts, and those that are pending."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from repo_agent.errors import UserError
 from repo_agent.messages import tilde
+from repo_agent.models.resolve import parts
 from repo_agent.traces.store import INDEX, RECORD, RunDir
 
-SAME_IN_ALL_ARMS = ("suite_hash", "tasks", "rollouts", "seed", "protocol", "limits", "sampling", "isolated_io")
-_NEEDED = (
-    *SAME_IN_ALL_ARMS[:-1],
-    "arm",
-    "model",
-    "constrain",
-    "suite",
-    "split",
-    "held_out",
-    "held_out_groups",
-    "train",
-)
+TOOLS, PROMPT = "tool_hashes", "prompt_hash"
+"""Keys of run.json beside `contract`: what decides whether a call is valid, and the rest of it."""
+NEEDED = (
+    "suite_hash tasks rollouts seed protocol limits sampling arm model constrain suite split held_out held_out_groups "
+    "train"
+).split()
+"""Keys of run.json without which a run is no evidence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +46,9 @@ class Row:
     raw_unknown: int
     """Turns imported without their raw text."""
     verbatim: bool | None = None
-    """Whether the fix is the reference's, word for word; None where that is not known, as in older indexes."""
+    """Whether the fix is the reference's, word for word; None where that is unknown, as in older indexes."""
+    isolation: str | None = None
+    """What its tests ran in; None where that is unknown."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +73,14 @@ class Arm:
         return {task: tuple(sorted(rows, key=lambda row: row.rollout)) for task, rows in found.items()}
 
     @cached_property
-    def owed(self) -> tuple[tuple[str, int], ...]:
+    def pending(self) -> tuple[tuple[str, int], ...]:
         """(task, rollout number) pairs without a whole trace."""
         done = {(row.task, row.rollout) for row in self.rows}
         return tuple((t, k) for t in self.tasks for k in range(self.record["rollouts"]) if (t, k) not in done)
 
     @cached_property
-    def owed_by_task(self) -> Counter[str]:
-        return Counter(task for task, _ in self.owed)
+    def pending_by_task(self) -> Counter[str]:
+        return Counter(task for task, _ in self.pending)
 
     @property
     def classes(self) -> dict[str, int]:
@@ -99,10 +98,32 @@ class Arm:
         return (sum(known), len(known)) if known else None
 
     @property
+    def kind(self) -> str:
+        """`local`, a server's kind (`openai`, `together`), or `oracle`."""
+        return str(self.record["model"]).partition(":")[0]
+
+    @property
     def adapted(self) -> bool:
-        """Whether the model carries an adapter: `local:NAME+ADAPTER`."""
-        model = self.record["model"]
-        return model.startswith("local:") and "+" in model
+        """Whether the model carries an adapter that we know of; run.json of older runs names it in the model alone."""
+        known = self.record.get("adapter") is not None
+        return known or ("adapter" not in self.record and self.kind == "local" and "+" in self.record["model"])
+
+    @property
+    def adapter_unknown(self) -> bool:
+        """Whether a server may run an adapter that nobody told us of."""
+        return self.kind not in ("local", "oracle") and not self.adapted
+
+    @property
+    def base_name(self) -> str | None:
+        """The base of a local or adapted model, as it was written."""
+        if self.adapted and "base" in (self.record.get("adapter") or {}):
+            return str(self.record["adapter"]["base"])
+        return parts(self.record["model"])[1] if self.kind == "local" else None
+
+    @property
+    def base_hash(self) -> str | None:
+        """Hash of the base's weights, of a local or adapted model; None where that is unknown."""
+        return self.record.get("base_hash")
 
     @property
     def leaked_tasks(self) -> tuple[str, ...]:
@@ -110,29 +131,11 @@ class Arm:
         trained = set((self.record.get("adapter") or {}).get("train_tasks") or ())
         return tuple(task for task in self.tasks if task in trained)
 
-    @property
-    def cost_rank(self) -> int:
-        """Cheapest first: base, constrained base, tuned, constrained tuned, then models that are not ours to tune."""
-        if not self.record["model"].startswith("local:"):
-            return 4
-        return 2 * self.adapted + bool(self.record["constrain"])
-
-
-def load_arms(run_dirs: Sequence[Path]) -> tuple[Arm, ...]:
-    """Read the runs to compare, in the order given, under names that differ.
-
-    Raises UserError for fewer than two runs, the same run twice, an unreadable run, or runs that are not comparable.
-    """
-    if len(run_dirs) < 2:
-        raise UserError("a comparison needs at least two runs", "compare", "Give two run directories or more")
-    if len({path.resolve() for path in run_dirs}) < len(run_dirs):
-        raise UserError("the same run directory is given twice", "compare", "Give each run once")
-    arms = [load_arm(path) for path in run_dirs]
-    comparable(arms)
-    count = Counter(arm.name for arm in arms)
-    arms = [replace(arm, name=f"{arm.name} ({arm.path.name})") if count[arm.name] > 1 else arm for arm in arms]
-    count = Counter(arm.name for arm in arms)
-    return tuple(replace(arm, name=f"{arm.name} in {shown(arm.path)}") if count[arm.name] > 1 else arm for arm in arms)
+    @cached_property
+    def isolations(self) -> Counter[str]:
+        """What the tests ran in → number of rollouts; as run.json says where the rollouts do not."""
+        found = Counter(row.isolation for row in self.rows if row.isolation)
+        return found or Counter({str(self.record["isolation"]): len(self.rows)} if self.record.get("isolation") else {})
 
 
 def load_arm(run_dir: Path) -> Arm:
@@ -142,12 +145,33 @@ def load_arm(run_dir: Path) -> Arm:
     """
     run = RunDir(run_dir)
     record = run.record
-    missing = [key for key in _NEEDED if key not in record]
+    missing = [key for key in NEEDED if key not in record]
     if missing:
         raise UserError(f"lacks {', '.join(missing)}", str(run_dir / RECORD), "Run `repo-agent eval` again")
     wanted = {(task, k) for task in record["tasks"] for k in range(record["rollouts"])}
     rows = [_row(raw, run_dir) for raw in run.rows()]
-    return Arm(record["arm"], run_dir, record, tuple(row for row in rows if (row.task, row.rollout) in wanted))
+    whole = tuple(row for row in rows if (row.task, row.rollout) in wanted)
+    return Arm(record["arm"], run_dir, {**_played(run_dir, whole), **record}, whole)
+
+
+def _played(run_dir: Path, rows: Sequence[Row]) -> dict[str, Any]:
+    """The hashes of tools and prompt that a rollout's trace tells, for run.json of older runs."""
+    for row in rows[:1]:
+        with (run_dir / row.trace).open(encoding="utf-8") as file:
+            start = json.loads(file.readline())
+        if start.get("tools") is not None:
+            return {TOOLS: tool_hashes(start["tools"]), PROMPT: text_hash(start["system"])}
+    return {}
+
+
+def tool_hashes(schemas: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Tool name → hash of its schema: together with the protocol what decides whether a call is valid."""
+    return {entry["function"]["name"]: text_hash(json.dumps(entry, sort_keys=True)) for entry in schemas}
+
+
+def text_hash(text: str) -> str:
+    """The first 16 hex digits of the SHA-256 of any text, lone surrogates too."""
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def _row(raw: Mapping[str, Any], run_dir: Path) -> Row:
@@ -159,37 +183,8 @@ def _row(raw: Mapping[str, Any], run_dir: Path) -> Row:
         raise UserError(f"a row lacks {error}", str(run_dir / INDEX), remedy) from error
 
 
-def comparable(arms: Sequence[Arm]) -> None:
-    """Raise a UserError that names what differs, where arms did not do the same work under the same settings.
-
-    Model, constraint and prompt are what arms may differ in.
-    """
-    first = arms[0]
-    for arm in arms[1:]:
-        differing = [
-            line for key in SAME_IN_ALL_ARMS for line in _differences(key, first.record.get(key), arm.record.get(key))
-        ]
-        if differing:
-            remedy = "Run both arms with the same settings"
-            raise UserError(f"not comparable: {'; '.join(differing)}", f"{first.path}, {arm.path}", remedy)
-
-
-def _differences(key: str, left: Any, right: Any) -> list[str]:
-    """What differs under `key`, a line each, down to the setting."""
-    if key == "tasks":
-        left, right = sorted(left), sorted(right)
-    if left == right:
-        return []
-    if isinstance(left, dict) and isinstance(right, dict):
-        inner = sorted({*left, *right})
-        return [line for name in inner for line in _differences(f"{key}.{name}", left.get(name), right.get(name))]
-    if isinstance(left, list):
-        return [f"{key} ({len(set(left) - set(right))} only in the first, {len(set(right) - set(left))} in the second)"]
-    return [f"{key} ({json.dumps(left)} and {json.dumps(right)})"]
-
-
 def eval_command(arm: Arm) -> str:
-    """The command that plays the rollouts that an arm owes: the one that made its run, rebuilt from run.json."""
+    """The command that plays an arm's pending rollouts: the one that made its run, rebuilt from run.json."""
     record, limits, sampling = arm.record, arm.record["limits"], arm.record["sampling"]
     options: dict[str, Any] = {"suite": record["suite"], "split": record["split"], "model": record["model"]}
     options["out"] = shown(arm.path)
@@ -198,6 +193,8 @@ def eval_command(arm: Arm) -> str:
     options |= {key.replace("_", "-"): sampling[key] for key in ("temperature", "max_tokens") if key in sampling}
     options |= {key.replace("_", "-"): limits[key] for key in ("max_steps", "max_bad_turns", "tests") if key in limits}
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    if record.get("adapter_dir"):
+        words += ["--adapter", record["adapter_dir"]]
     if record.get("tools"):
         words += ["--tools", record["tools"]["module"]]
     switches = {"--constrain": record["constrain"], "--stop-on-pass": limits.get("stop_on_pass")}

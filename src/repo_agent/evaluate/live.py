@@ -1,103 +1,69 @@
-"""Live rollouts: one arm, played over one side of a suite, into one run directory that can be gone on with."""
+"""Live rollouts: one arm, played over one side of a suite, into one run directory that can be resumed."""
 
 from __future__ import annotations
 
 import asyncio
-import platform
 import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-from repo_agent.agent import Limits
 from repo_agent.errors import StoreError, UserError
-from repo_agent.messages import tilde
-from repo_agent.models import Constrainable, Model, Sampling
-from repo_agent.models.prices import find_prices
-from repo_agent.models.resolve import open_model, parts
-from repo_agent.protocols import protocol_named
-from repo_agent.protocols.contract import contract_of
+from repo_agent.evaluate.options import EvalOptions, check, chosen, setting
+from repo_agent.evaluate.record import adapter_record, is_base, run_record
+from repo_agent.models import Completion, Constrainable, Model, Request
+from repo_agent.models.openai_chat import OpenAIChat
+from repo_agent.models.resolve import open_model
+from repo_agent.models.tokens import TokenCounter
 from repo_agent.rollout.episode import Setting
-from repo_agent.rollout.meter import INTERRUPTED, Budget, Meter
+from repo_agent.rollout.meter import INTERRUPTED, Budget, Meter, Metered
 from repo_agent.rollout.oracle import oracle, playable
 from repo_agent.rollout.runner import Watch, allow_files, run_rollouts
-from repo_agent.sandbox.canary import choose
 from repo_agent.tasks import load_suite
-from repo_agent.tasks.task import Suite, Task
-from repo_agent.tools.files import default_registry
-from repo_agent.tools.own import check_runnable, load_tools, source_hash
-from repo_agent.tools.registry import Registry
+from repo_agent.tasks.task import Task
+from repo_agent.traces import events
 from repo_agent.traces.store import RunDir
-from repo_agent.train.config import adapter_hash, read_record
-
-SPLITS = ("train", "held-out", "all")
-TEST_POLICIES = ("on_write", "on_final", "never")
-
-
-@dataclass(frozen=True)
-class EvalOptions:
-    """What `repo-agent eval` takes; see its help."""
-
-    suite: str
-    split: str
-    model: str
-    out: Path
-    held_out: int | None = None
-    protocol: str = "json"
-    constrain: bool = False
-    rollouts: int = 1
-    temperature: float = 0.7
-    max_tokens: int = 4096
-    seed: int = 0
-    jobs: int = 8
-    max_steps: int = Limits.max_steps
-    max_bad_turns: int = Limits.max_bad_turns
-    tests: str = "on_write"
-    stop_on_pass: bool = False
-    unsafe_local: bool = False
-    isolated_io: bool = False
-    tools: str | None = None
-    budget_usd: float | None = None
-    budget_tokens: int | None = None
-    price_in: float | None = None
-    price_out: float | None = None
 
 
 def run_eval(options: EvalOptions, watch: Watch | None = None) -> dict[str, Any]:
-    """Play what the run directory owes; returns the command's JSON. Where a stop ended it, `stopped` says which.
+    """Play the pending rollouts of a run directory; returns the command's JSON. Where a stop ended it, `stopped` says
+    which.
 
-    Raises UserError for bad options, a run of other settings, or an adapter of another contract; InfraError where the
-    model or the grader keeps failing.
+    Raises UserError for bad options, a run of other settings, or an adapter that does not belong to it; InfraError
+    where the model or the grader keeps failing.
     """
     started, watch = time.monotonic(), watch or Watch()
-    _check(options)
+    check(options)
     suite = load_suite(options.suite)
-    tasks = _chosen(suite, options)
-    setting = _setting(options, suite)
+    tasks = chosen(suite, options)
+    shared = setting(options, suite)
     if options.model == "oracle":
-        playable(setting.registry, tasks)
-    record = _record(options, suite, tasks, setting)
+        playable(shared.registry, tasks)
+    record = run_record(options, suite, tasks, shared)
+    if options.adapter:
+        shared = replace(shared, counter=TokenCounter(record["adapter"]["base"]))
     if options.out.exists():
         RunDir.open(options.out, record)  # other settings are refused before weights are loaded
-    meter = Meter(Budget(options.budget_usd, options.budget_tokens), setting.prices, RunDir(options.out).spent())
+    meter = Meter(Budget(options.budget_usd, options.budget_tokens), shared.prices, RunDir(options.out).spent())
     wanted = [(task.id, number) for task in tasks for number in range(options.rollouts)]
-    owed = RunDir(options.out).owed(wanted)
-    allow_files(min(options.jobs, len(owed)))
-    model = open_model(options.model) if owed and options.model != "oracle" else None
+    pending = RunDir(options.out).owed(wanted)
+    allow_files(min(options.jobs, len(pending)))
+    model = open_model(options.model) if pending and options.model != "oracle" else None
 
     def model_for(task: Task, number: int) -> Model:
-        return model or oracle(task, setting.protocol, setting.rollout_seed(task, number))
+        return model or oracle(task, shared.protocol, shared.rollout_seed(task, number))
 
     async def play() -> tuple[RunDir, list[tuple[str, int]]]:
         try:
-            proved = await _proved(setting, model)
+            await _check_served(options, model)
+            proved, canary = await _proved(shared, model, meter)
             run_dir = RunDir.open(options.out, record)
-            watch.start(len(wanted), len(wanted) - len(owed), _turns(run_dir.rows()), meter)
+            if canary:
+                run_dir.add_canary(canary)
+            watch.start(len(wanted), len(wanted) - len(pending), _turns(run_dir.rows()), meter)
             with interrupted(lambda: _interrupt(meter, watch)):
                 return run_dir, await run_rollouts(
                     tasks, options.rollouts, model_for, proved, run_dir, options.jobs, meter, watch
@@ -142,134 +108,39 @@ def first(group: BaseExceptionGroup[Any]) -> BaseException:
     return first(found) if isinstance(found, BaseExceptionGroup) else found
 
 
-async def _proved(setting: Setting, model: Model | None) -> Setting:
-    """The setting with how the model holds replies to the schema. Raises UserError where it turns out not to."""
-    schema = setting.protocol.schema(setting.registry) if setting.constrain else None
-    if schema is None or not isinstance(model, Constrainable):
-        return setting
-    return replace(setting, constraint=await model.constraint(schema))
+async def _check_served(options: EvalOptions, model: Model | None) -> None:
+    """Raise UserError where a server says that it runs the adapter on another base than its own."""
+    trained = adapter_record(options) if options.adapter else None
+    told = await model.bases() if trained and isinstance(model, OpenAIChat) else []
+    if trained and told and not any(is_base(trained, base) for base in told):
+        what = f"was trained on {trained.base}, and the server runs {options.model} on {' = '.join(told)}"
+        raise UserError(what, str(options.adapter), f"Serve it on {trained.base}, under that name")
 
 
-def arm_name(model: str, constrain: bool) -> str:
-    """`base`, `tuned` (with an adapter), `oracle`, or a server model's name; `+constrained` where it is."""
-    kind, name, adapter = parts(model)
-    plain = {"oracle": "oracle", "local": "tuned" if adapter else "base"}.get(kind, name)
-    return f"{plain}+constrained" if constrain else plain
+async def _proved(shared: Setting, model: Model | None, meter: Meter) -> tuple[Setting, list[events.LlmAction]]:
+    """The setting with how the model's replies are constrained to the schema, and the replies that proved it.
 
-
-def _check(options: EvalOptions) -> None:
-    for flag, value, known in (("--split", options.split, SPLITS), ("--tests", options.tests, TEST_POLICIES)):
-        if value not in known:
-            raise UserError(f"{value!r} is none of {', '.join(known)}", flag, "Choose one of them")
-    for flag, number in (
-        ("--rollouts", options.rollouts),
-        ("--jobs", options.jobs),
-        ("--max-steps", options.max_steps),
-    ):
-        if number < 1:
-            raise UserError(f"{number} is too small", flag, "Give 1 or more")
-    if options.stop_on_pass and options.tests != "on_write":
-        raise UserError("needs tests after each write", "--stop-on-pass", "Leave out --tests")
-    if options.constrain and options.model == "oracle":
-        raise UserError("the oracle is no language model", "--constrain", "Leave it out")
-    if options.constrain and protocol_named(options.protocol).schema(default_registry()) is None:
-        what = f"a reply of the protocol {options.protocol} is more than one JSON value"
-        raise UserError(what, "--constrain", "Use --protocol json")
-    if options.protocol == "native" and parts(options.model)[0] == "local":
-        what = "in native the server makes and reads the calls, and a local model has no server"
-        raise UserError(what, "--protocol", "Use hermes, the same format in the model's own text")
-    if options.model == "oracle" and Budget(options.budget_usd, options.budget_tokens).limited:
-        raise UserError("the oracle spends nothing", "--budget-usd, --budget-tokens", "Leave the budget out")
-
-
-def _chosen(suite: Suite, options: EvalOptions) -> list[Task]:
-    split = suite.split(options.held_out)
-    ids = {"train": split.train, "held-out": split.held_out, "all": tuple(task.id for task in suite.tasks)}
-    if not ids[options.split]:
-        what = "no task is held out: a split needs two groups of tasks"
-        raise UserError(what, f"--suite {options.suite}", "Add a task of another group, or play --split all")
-    return [suite.by_id[task] for task in ids[options.split]]
-
-
-def _setting(options: EvalOptions, suite: Suite) -> Setting:
-    return Setting(
-        suite=tilde(suite.spec),
-        arm=arm_name(options.model, options.constrain),
-        model=tilde(options.model),
-        protocol=protocol_named(options.protocol),
-        registry=_registry(options),
-        sampling=Sampling(options.temperature, options.max_tokens),
-        limits=Limits(
-            max_steps=options.max_steps,
-            max_bad_turns=options.max_bad_turns,
-            tests=options.tests,
-            stop_on_pass=options.stop_on_pass,
-        ),
-        seed=options.seed,
-        constrain=options.constrain,
-        isolation=choose(options.unsafe_local),
-        isolated_io=options.isolated_io,
-        prices=find_prices(options.model, options.price_in, options.price_out),
-    )
-
-
-def _registry(options: EvalOptions) -> Registry:
-    if options.tools is None:
-        return default_registry()
-    registry = load_tools(options.tools)
-    check_runnable(registry, options.tools)
-    return registry
-
-
-def _record(options: EvalOptions, suite: Suite, tasks: list[Task], setting: Setting) -> dict[str, Any]:
-    split = suite.split(options.held_out)
-    contract = contract_of(setting.registry, setting.protocol.name).hash
-    return {
-        "format": 1,
-        "arm": setting.arm,
-        "model": setting.model,
-        "constrain": options.constrain,
-        "suite": setting.suite,
-        "suite_hash": suite.hash,
-        "split": options.split,
-        "tasks": [task.id for task in tasks],
-        "task_hashes": {task.id: task.hash for task in tasks},
-        "train": list(split.train),
-        "held_out": list(split.held_out),
-        "held_out_groups": len({suite.by_id[task].split_group for task in split.held_out}),
-        "rollouts": options.rollouts,
-        "seed": options.seed,
-        "protocol": setting.protocol.name,
-        "sampling": asdict(setting.sampling),
-        "limits": asdict(setting.limits),
-        "contract": contract,
-        "tools": {"module": tilde(options.tools), "hash": source_hash(options.tools)} if options.tools else None,
-        "adapter": _adapter(options, contract, [task.id for task in tasks]),
-        "isolation": setting.isolation.name,
-        "isolated_io": options.isolated_io or None,
-        "versions": {"python": platform.python_version(), "repo-agent": version("repo-agent")},
-    }
-
-
-def _adapter(options: EvalOptions, contract: str, tasks: list[str]) -> dict[str, Any] | None:
-    """What run.json keeps of the adapter: a hash, and the tasks that it was trained on.
-
-    Raises UserError for one of another contract or base, or, on held-out tasks, one that was trained on them.
+    Raises UserError where they turn out not to be, Stopped where the budget does not hold the proof.
     """
-    _, base, folder = parts(options.model)
-    if not folder:
-        return None
-    trained = read_record(Path(folder).expanduser())
-    leaked = sorted({*trained.train_tasks} & {*tasks}) if options.split == "held-out" else []
-    if trained.contract != contract:
-        what = f"was trained for contract {trained.contract}, this loop has {contract}"
-        raise UserError(what, folder, "Use the tools and protocol it was made for, or build and train again")
-    if trained.base != tilde(base):
-        raise UserError(f"was trained on {trained.base}, not on {base}", folder, f"Use local:{trained.base}+{folder}")
-    if leaked:
-        what = f"was trained on {len(leaked)} of these held-out tasks ({', '.join(leaked[:3])} …)"
-        raise UserError(what, folder, "Build without --no-split, and with the same --held-out")
-    return {"hash": adapter_hash(Path(folder).expanduser()), "train_tasks": trained.train_tasks}
+    schema = shared.protocol.schema(shared.registry) if shared.constrain else None
+    replies: list[events.LlmAction] = []
+    if schema is None or not isinstance(model, Constrainable):
+        return shared, replies
+
+    async def ask(request: Request) -> Completion:
+        completion = await Metered(model, meter).complete(request)
+        reply = events.LlmAction(
+            text=completion.text,
+            prompt_tokens=completion.usage.prompt_tokens,
+            completion_tokens=completion.usage.completion_tokens,
+            seconds=None,
+            turn_class="unjudged",
+            lenient_ok=False,
+        )
+        replies.append(reply)
+        return completion
+
+    return replace(shared, constraint=await model.constraint(schema, ask)), replies
 
 
 def _turns(rows: Sequence[Mapping[str, Any]]) -> Counter[str]:
@@ -284,15 +155,15 @@ def _summary(
     run_dir: RunDir, wanted: list[tuple[str, int]], elsewhere: list[tuple[str, int]], meter: Meter, seconds: float
 ) -> dict[str, Any]:
     rows = run_dir.write_index()
-    owed = run_dir.owed(wanted)
+    pending = run_dir.owed(wanted)
     return {
         "rollouts": len(rows),
         "passed": sum(bool(row["passed"]) for row in rows),
-        "owed": len(owed),
-        "elsewhere": len({*owed} & {*elsewhere}),
+        "pending": len(pending),
+        "elsewhere": len({*pending} & {*elsewhere}),
         "turns": dict(_turns(rows).most_common()),
         "tokens": meter.tokens,
         "cost_usd": meter.usd,
-        "stopped": {"reason": meter.stopped.reason, "code": meter.stopped.code} if meter.stopped and owed else None,
+        "stopped": {"reason": meter.stopped.reason, "code": meter.stopped.code} if meter.stopped and pending else None,
         "seconds": round(seconds, 1),
     }

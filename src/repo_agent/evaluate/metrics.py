@@ -24,22 +24,22 @@ METRICS = (*TURN_METRICS, "pass_rate", *PER_ROLLOUT)
 _RUNG = {"validity": len(LADDER)} | {name: rung for rung, name in enumerate(LADDER, 1)}
 
 
-def by_task(arm: Arm, metric: str, owed_as: bool | None = None) -> dict[str, float | None]:
+def by_task(arm: Arm, metric: str, pending_as: bool | None = None) -> dict[str, float | None]:
     """The metric of every task, in suite order; None for a task with nothing to count.
 
-    `owed_as` bounds what owed rollouts could have done: True, they are counted as high as the limits allow; False, as
+    `pending_as` bounds what pending rollouts could still do: True, they count as high as the limits allow; False, as
     low; None, they are left out. A rollout has at most `max_steps` turns, so the bounds hold whatever it would do.
     """
-    return {task: _value(arm, task, rows, metric, owed_as) for task, rows in arm.by_task.items()}
+    return {task: _value(arm, task, rows, metric, pending_as) for task, rows in arm.by_task.items()}
 
 
-def _value(arm: Arm, task: str, rows: Iterable[Row], metric: str, owed_as: bool | None) -> float | None:
+def _value(arm: Arm, task: str, rows: Iterable[Row], metric: str, pending_as: bool | None) -> float | None:
     counts = [count(row, metric) for row in rows]
     above, below = (sum(part) for part in zip(*counts, strict=True)) if counts else (0, 0)
-    if owed_as is not None:
-        owed, most = arm.owed_by_task[task], arm.record["limits"]["max_steps"]
-        above += owed * (1 if metric == "pass_rate" else most) * owed_as
-        below += owed * (most if metric in TURN_METRICS else 1)
+    if pending_as is not None:
+        pending, most = arm.pending_by_task[task], arm.record["limits"]["max_steps"]
+        above += pending * (1 if metric == "pass_rate" else most) * pending_as
+        below += pending * (most if metric in TURN_METRICS else 1)
     return above / below if below else None
 
 
@@ -65,18 +65,18 @@ def unscored_tasks(arm: Arm) -> list[str]:
 
 
 def any_pass(arm: Arm) -> float | None:
-    """pass@K over tasks, K the rollouts of the run; tasks that owe one are left out."""
+    """pass@K over tasks, K the rollouts of the run; tasks with a pending one are left out."""
     return mean(pass_at_k(n, c, n) for n, c in _passes(arm))
 
 
 def all_pass(arm: Arm) -> float | None:
-    """pass^K over tasks, K the rollouts of the run; tasks that owe one are left out."""
+    """pass^K over tasks, K the rollouts of the run; tasks with a pending one are left out."""
     return mean(pass_hat_k(n, c, n) for n, c in _passes(arm))
 
 
 def _passes(arm: Arm) -> list[tuple[int, int]]:
-    """(rollouts, passed) of each task that owes none."""
-    whole = [rows for task, rows in arm.by_task.items() if not arm.owed_by_task[task]]
+    """(rollouts, passed) of each task without a pending one."""
+    whole = [rows for task, rows in arm.by_task.items() if not arm.pending_by_task[task]]
     return [(len(rows), sum(row.passed for row in rows)) for rows in whole]
 
 

@@ -1,10 +1,8 @@
-"""One arm against another on one metric, paired over tasks, and the label that this earns.
-
-`better` and `worse` need a 95% interval on one side of 0 **and** a sign-flip p below 0.05; all else is `inconclusive`.
-"""
+"""One arm against another on each metric, paired over tasks: differences, interval and p. Labels are in `verdict`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from repo_agent.evaluate import metrics, stats
@@ -21,6 +19,7 @@ class Pair:
     difference: float | None
     """Mean over tasks of b - a; None where no task has both values."""
     interval: stats.Interval | None
+    """95%; None for fewer than 6 tasks."""
     p: float | None
     p_label: str
     differences: tuple[tuple[str, float], ...]
@@ -29,65 +28,51 @@ class Pair:
     """Tasks without a value in one of the arms."""
 
     @property
-    def label(self) -> str:
-        """better, worse or inconclusive; `more` or `fewer` for calls and steps, where neither is better by itself."""
-        if (
-            self.interval is None
-            or self.p is None
-            or self.p >= stats.ALPHA
-            or self.interval.low <= 0 <= self.interval.high
-        ):
-            return "inconclusive"
-        up, down = ("more", "fewer") if self.metric in metrics.PER_ROLLOUT else ("better", "worse")
-        return up if self.interval.low > 0 else down
-
-    @property
     def values(self) -> list[float]:
         return [value for _, value in self.differences]
 
     @property
-    def mde(self) -> float | None:
-        return stats.mde(self.values)
+    def clear(self) -> bool:
+        """Whether the interval lies on one side of 0."""
+        return self.interval is not None and not self.interval.low <= 0 <= self.interval.high
 
 
-def pair(a: Arm, b: Arm, metric: str) -> Pair:
-    """Compare two arms on a metric, over the rollouts that are there."""
+def compare_on(a: Arm, b: Arm, names: Sequence[str] = metrics.METRICS) -> dict[str, Pair]:
+    """Two arms on each of these metrics, over the rollouts that are there."""
+    found = {name: _differences(a, b, name) for name in names}
+    flips = stats.sign_flips([list(values.values()) for values in found.values()])
+    return {
+        name: Pair(
+            a=a.name,
+            b=b.name,
+            metric=name,
+            difference=metrics.mean(values.values()),
+            interval=flip.interval,
+            p=flip.p,
+            p_label=flip.how,
+            differences=tuple(values.items()),
+            left_out=tuple(task for task in a.tasks if task not in values),
+        )
+        for (name, values), flip in zip(found.items(), flips, strict=True)
+    }
+
+
+def _differences(a: Arm, b: Arm, metric: str) -> dict[str, float]:
+    """Task → b - a, where both have a value."""
     left, right = metrics.by_task(a, metric), metrics.by_task(b, metric)
-    found = []
-    for task in left:
-        before, after = left[task], right[task]
-        if before is not None and after is not None:
-            found.append((task, after - before))
-    values = [value for _, value in found]
-    p, p_label = stats.sign_flip_p(values) if values else (None, "no task has both values")
-    left_out = tuple(task for task in left if task not in dict(found))
-    interval = stats.paired_t(values)
-    return Pair(a.name, b.name, metric, metrics.mean(values), interval, p, p_label, tuple(found), left_out)
+    pairs = {task: (left[task], right[task]) for task in left}
+    return {task: after - before for task, (before, after) in pairs.items() if before is not None and after is not None}
 
 
-def settled_label(a: Arm, b: Arm, metric: str) -> str:
-    """The label of b against a: better or worse only if the rollouts that are owed could not change it, whatever
-    each of them would do within the limits (see `stats.clear_of_zero`)."""
-    seen = pair(a, b, metric)
-    if seen.label == "inconclusive" or not (a.owed or b.owed):
-        return seen.label
-    bounds = difference_bounds(a, b, metric)
-    if (seen.difference or 0) < 0:
-        bounds = {task: stats.Interval(-high, -low) for task, (low, high) in bounds.items()}
-    measured = dict(seen.differences)
-    sure = [bound for task, bound in bounds.items() if task in measured]
-    maybe = [bound for task, bound in bounds.items() if task not in measured]
-    return seen.label if stats.clear_of_zero(sure, maybe) else "inconclusive"
-
-
-def difference_bounds(a: Arm, b: Arm, metric: str) -> dict[str, stats.Interval]:
-    """Least and greatest b - a that each task could come to once nothing is owed; both are its difference where it
-    owes nothing. A task that has no value yet in an arm that owes it may also stay without; its bounds enclose 0."""
+def bounds(a: Arm, b: Arm, metric: str) -> list[stats.Interval]:
+    """Least and greatest b - a that each task can come to once nothing is pending; the two are equal where a task has
+    nothing pending. A task that has no value yet may also stay without one; its bounds enclose 0, which counts alike.
+    """
     low_a, high_a = (metrics.by_task(a, metric, bound) for bound in (False, True))
     low_b, high_b = (metrics.by_task(b, metric, bound) for bound in (False, True))
-    found = {}
+    found = []
     for task in low_a:
         low, less, high, more = low_b[task], high_a[task], high_b[task], low_a[task]
         if low is not None and less is not None and high is not None and more is not None:
-            found[task] = stats.Interval(low - less, high - more)
+            found.append(stats.Interval(low - less, high - more))
     return found

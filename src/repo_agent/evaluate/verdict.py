@@ -1,158 +1,158 @@
-"""The conclusion of a comparison: every pair of arms on every metric, and one verdict.
+"""What a comparison says of one arm against another: a label from the pair (validity, pass rate), by one table.
 
-While an arm owes rollouts the verdict is `incomplete`. Where the reader allows that, `better` and `worse` are given
-only where no owed rollout could change them (see `pairs.settled_label`).
+`python -m repo_agent.evaluate.verdict` prints the table.
+
+Both sign-flip tests share the 5% by Holm's method, validity with twice the weight of pass rate: it is the primary
+metric, and with equal weights six tasks could show nothing (their smallest p, 2/64, is above 0.025).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import combinations
-from pathlib import Path
-from typing import Any
+from itertools import product
+from typing import NamedTuple
 
-from repo_agent.evaluate import advice, metrics
-from repo_agent.evaluate.arms import Arm, eval_command, load_arms
-from repo_agent.evaluate.pairs import Pair, pair, settled_label
-from repo_agent.tools.verdict import LADDER
+from repo_agent.evaluate import pairs, stats
+from repo_agent.evaluate.arms import Arm
+from repo_agent.evaluate.pairs import Pair
 
-HEADLINE = "validity"
-_DECIDING = (HEADLINE, "pass_rate")
-"""What the cheapest arm is chosen by; the rung `executes` is validity."""
+VALIDITY, PASS_RATE = "validity", "pass_rate"
+DECIDING = (VALIDITY, PASS_RATE)
+WEIGHTS = {VALIDITY: 2 / 3, PASS_RATE: 1 / 3}
+BETTER, INCONCLUSIVE, WORSE = "better", "inconclusive", "worse"
+SIDES = (WORSE, INCONCLUSIVE, BETTER)
+TABLE: Mapping[tuple[str, str], str] = {
+    (BETTER, BETTER): "better",
+    (BETTER, INCONCLUSIVE): "better_validity",
+    (BETTER, WORSE): "mixed",
+    (INCONCLUSIVE, BETTER): "better_pass_rate",
+    (INCONCLUSIVE, INCONCLUSIVE): "inconclusive",
+    (INCONCLUSIVE, WORSE): "worse",
+    (WORSE, BETTER): "mixed",
+    (WORSE, INCONCLUSIVE): "worse",
+    (WORSE, WORSE): "worse",
+}
+"""(validity, pass rate) → label."""
+TITLES: Mapping[str, str] = {
+    "better": "Better",
+    "better_validity": "Better; pass rate not shown to move",
+    "better_pass_rate": "Better on pass rate",
+    "mixed": "Mixed: do not ship",
+    "inconclusive": "Inconclusive",
+    "worse": "Worse",
+    "too_few_tasks": f"Too few tasks to show anything; {stats.MIN_TASKS} is the least",
+    "unfinished": "Unfinished",
+    "not_measured": "Not measured",
+}
+"""Label → how people read it. The last three come before the table; see `decide`."""
+CONCLUSIONS = frozenset(TABLE.values())
+
+
+class Evidence(NamedTuple):
+    """One metric's test: the mean difference, of which only the sign counts, and its two-sided p."""
+
+    difference: float
+    p: float
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What the comparison says of the tuned arm against the reference, on the headline metric."""
+class Decision:
+    """What is said of arm `b` against arm `a`. `sides` and `adjusted` are empty where no table was looked into."""
 
     label: str
-    """better, worse, inconclusive or incomplete"""
-    metric: str
-    effect: float | None
-    """Mean difference over tasks, tuned less reference; None while incomplete or where nothing is measured."""
-    mde: float | None
-    """Smallest effect that this design could have shown; None without spread."""
-    cheapest: str | None
-    """The cheapest arm that the tuned arm is not shown to beat; None while incomplete."""
-    next_step: str
-    why_cheapest: str
-    sentence: str
-    """The verdict in plain words, with both arms' figures."""
-    evidence: str
-    """The difference with its interval and p, and what else bears on the verdict."""
-    headline: Pair
-
-    def to_json(self) -> dict[str, Any]:
-        """What `compare --json` prints as `verdict`."""
-        return {key: getattr(self, key) for key in ("label", "metric", "effect", "mde", "cheapest", "next_step")}
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Arms in the order given, every pair of them on every metric, and the verdict."""
-
-    arms: tuple[Arm, ...]
-    reference: Arm
-    tuned: Arm
-    pairs: tuple[Pair, ...]
-    verdict: Verdict
-
-    def text(self) -> list[str]:
-        """The verdict in plain words, a line each: the sentence, its evidence, tasks that leaked into training, the
-        cheapest arm and why, the next step."""
-        verdict = self.verdict
-        lines = [verdict.sentence, verdict.evidence, *advice.leaks(self.arms)]
-        if verdict.cheapest:
-            lines.append(f"{self.cheapest_is} {verdict.cheapest}. {verdict.why_cheapest}")
-        return [line for line in (*lines, f"Next step: {verdict.next_step}") if line]
+    pairs: Mapping[str, Pair]
+    """Metric → both arms on it; the deciding two at least."""
+    sides: Mapping[str, str]
+    """Deciding metric → better, inconclusive or worse."""
+    adjusted: Mapping[str, float]
+    """Deciding metric → p after Holm's method."""
 
     @property
-    def cheapest_is(self) -> str:
-        """What the verdict's `cheapest` is, as text before its name."""
-        return f"Cheapest arm that is not shown to be worse than {self.tuned.name}:"
+    def title(self) -> str:
+        return TITLES[self.label]
 
-    def to_json(self) -> dict[str, Any]:
-        """What `compare --json` prints. Not measured is null; `rollouts` are whole ones, over all tasks."""
-        shown = ("a", "b", "metric", "difference", "interval", "p")
-        return {
-            "arms": [_arm_json(arm) for arm in self.arms],
-            "pairs": [{key: getattr(pair, key) for key in shown} for pair in self.pairs],
-            "verdict": self.verdict.to_json(),
-        }
+    @property
+    def concluded(self) -> bool:
+        return self.label in CONCLUSIONS
 
 
-def _arm_json(arm: Arm) -> dict[str, Any]:
-    figures = {name: metrics.overall(arm, name) for name in metrics.METRICS}
-    return {
-        "name": arm.name,
-        "validity": figures["validity"],
-        "ladder": {rung: figures[rung] for rung in LADDER},
-        "lenient": figures["lenient"],
-        "classes": arm.classes,
-        "pass_rate": figures["pass_rate"],
-        "mean_calls": figures["mean_calls"],
-        "mean_steps": figures["mean_steps"],
-        "tasks": len(arm.tasks),
-        "rollouts": len(arm.rows),
-        "owed": len(arm.owed),
-        "leaked_tasks": len(arm.leaked_tasks),
-        "isolation": arm.record.get("isolation"),
-        "verbatim": arm.verbatim[0] if arm.verbatim else None,
-    }
+def decide(a: Arm, b: Arm, compared: Mapping[str, Pair] | None = None) -> Decision:
+    """The label of `b` against `a`. The first that applies: under 6 tasks nothing can be shown; pending rollouts that
+    could still change the label leave it unfinished; a metric without a value in an arm is not measured; the table."""
+    compared = compared or pairs.compare_on(a, b, DECIDING)
+    tests = [(compared[metric].difference, compared[metric].p) for metric in DECIDING]
+    evidence = [Evidence(difference, p) for difference, p in tests if difference is not None and p is not None]
+    if len(a.tasks) < stats.MIN_TASKS:
+        return Decision("too_few_tasks", compared, {}, {})
+    if (a.pending or b.pending) and (len(evidence) < len(DECIDING) or len(possible(a, b)) > 1):
+        return Decision("unfinished", compared, {}, {})
+    if len(evidence) < len(DECIDING):
+        return Decision("not_measured", compared, {}, {})
+    adjusted, sides = holm(*(one.p for one in evidence)), sides_of(*evidence)
+    by_metric = dict(zip(DECIDING, sides, strict=True)), dict(zip(DECIDING, adjusted, strict=True))
+    return Decision(TABLE[sides], compared, *by_metric)
 
 
-def compare_runs(run_dirs: Sequence[Path], allow_owed: bool = False) -> Comparison:
-    """Compare runs of the same work. Raises UserError where `load_arms` does."""
-    arms = load_arms(run_dirs)
-    reference, tuned = _opponents(arms)
-    pairs = tuple(pair(a, b, metric) for a, b in combinations(arms, 2) for metric in metrics.METRICS)
-    return Comparison(arms, reference, tuned, pairs, conclude(arms, reference, tuned, allow_owed))
+def holm(validity: float, pass_rate: float) -> tuple[float, float]:
+    """Both p adjusted by Holm's weighted method (S. Holm, Scand. J. Statist. 6, 1979): the one that is smaller for its
+    weight answers for both, the other one is at least as large and else itself."""
+    by_weight = [validity / WEIGHTS[VALIDITY], pass_rate / WEIGHTS[PASS_RATE]]
+    first = min(1.0, *by_weight)
+    if by_weight[0] <= by_weight[1]:
+        return first, max(first, pass_rate)
+    return max(first, validity), first
 
 
-def _opponents(arms: Sequence[Arm]) -> tuple[Arm, Arm]:
-    """Reference and tuned: tuned is the last arm with an adapter (a free one before a constrained), else the last arm;
-    the reference is the first of the others."""
-    adapted = [arm for arm in arms if arm.adapted]
-    free = [arm for arm in adapted if not arm.record["constrain"]]
-    tuned = (free or adapted or list(arms))[-1]
-    return next(arm for arm in arms if arm is not tuned), tuned
+def sides_of(validity: Evidence, pass_rate: Evidence) -> tuple[str, str]:
+    """Better, inconclusive or worse, for each of the two."""
+    adjusted = holm(validity.p, pass_rate.p)
+    first, second = (_side(one.difference, p) for one, p in zip((validity, pass_rate), adjusted, strict=True))
+    return first, second
 
 
-def conclude(arms: Sequence[Arm], reference: Arm, tuned: Arm, allow_owed: bool = False) -> Verdict:
-    """The verdict on `tuned` against `reference`; `incomplete` while any arm owes rollouts and that is not allowed."""
-    headline = pair(reference, tuned, HEADLINE)
-    owing = [arm for arm in arms if arm.owed]
-    if owing and not allow_owed:
-        owed = ", ".join(f"{arm.name} {len(arm.owed)}" for arm in owing)
-        sentence = f"Incomplete: rollouts are owed ({owed}), so nothing is concluded."
-        commands = " && ".join(eval_command(arm) for arm in owing)
-        return Verdict(
-            "incomplete", HEADLINE, None, None, None, f"Finish the runs: {commands}", "", sentence, "", headline
-        )
-    label = settled_label(reference, tuned, HEADLINE)
-    cheapest, why = _cheapest(arms, tuned)
-    step = advice.next_step(label, reference, tuned, headline)
-    sentence = advice.sentence(label, reference, tuned)
-    detail = advice.detail(label, headline)
-    if owing:
-        detail += " Some rollouts are owed: better or worse is said only where none of them could change it."
-    effect, least = headline.difference, headline.mde
-    return Verdict(label, HEADLINE, effect, least, cheapest.name, step, why, sentence, detail, headline)
+def _side(difference: float, p: float) -> str:
+    if p >= stats.ALPHA:
+        return INCONCLUSIVE
+    return BETTER if difference > 0 else WORSE
 
 
-def _cheapest(arms: Sequence[Arm], tuned: Arm) -> tuple[Arm, str]:
-    """The first arm in order of cost that `tuned` is not `better` than on any deciding metric, and why."""
-    beaten = []
-    for arm in sorted(arms, key=lambda arm: arm.cost_rank):
-        if arm is tuned:
-            break
-        on = [metric for metric in _DECIDING if settled_label(arm, tuned, metric) == "better"]
-        if not on:
-            unseen = " and ".join(f"{advice.points(pair(arm, tuned, m).mde)} of {m}" for m in _DECIDING)
-            because = f"{tuned.name} is not shown to be better than {arm.name} on {' or '.join(_DECIDING)}"
-            return arm, f"{because}; the smallest effects that would have shown: {unseen}."
-        beaten.append(f"{arm.name} on {' and '.join(on)}")
-    if not beaten:
-        return tuned, f"No arm in this comparison is cheaper than {tuned.name}."
-    return tuned, f"{tuned.name} is better than every cheaper arm: {'; '.join(beaten)}."
+def possible(a: Arm, b: Arm) -> set[str]:
+    """Every label of the table that `b` may get against `a`, whatever the pending rollouts do within the limits.
+
+    Evidence of a metric runs from strongly worse to strongly better and never falls while a task's difference grows:
+    turning the signs of a set of tasks reaches the sum exactly where the set's own sum is not above 0. So it lies
+    between what the low ends and the high ends of all tasks' differences give, and its side between those of the four
+    corners: Holm's method asks of the other metric only whether that is shown. (Shown to be worse at one end and better
+    at the other, with nothing shown between, it gives several labels as it is.) Above 15 tasks this holds for the flips
+    as drawn.
+    """
+    corners = product(*(_ends(pairs.bounds(a, b, metric)) for metric in DECIDING))
+    seen = [sides_of(validity, pass_rate) for validity, pass_rate in corners]
+    ranges = [_between([sides[place] for sides in seen]) for place in (0, 1)]
+    return {TABLE[validity, pass_rate] for validity, pass_rate in product(*ranges)}
+
+
+def _ends(bounds: list[stats.Interval]) -> list[Evidence]:
+    """The weakest and the strongest evidence for `b` within these bounds."""
+    rows = [[bound.low for bound in bounds], [bound.high for bound in bounds]]
+    tests = zip(rows, stats.sign_flips(rows), strict=True)
+    return [Evidence(sum(row), 1.0 if flips.p is None else flips.p) for row, flips in tests]
+
+
+def _between(sides: list[str]) -> tuple[str, ...]:
+    places = [SIDES.index(side) for side in sides]
+    return SIDES[min(places) : max(places) + 1]
+
+
+def table() -> str:
+    """The table of labels, in Markdown."""
+    lines = ["| validity | " + " | ".join(f"pass rate {side}" for side in reversed(SIDES)) + " |", "|---|---|---|---|"]
+    for row in reversed(SIDES):
+        cells = " | ".join(TITLES[TABLE[row, column]] for column in reversed(SIDES))
+        lines.append(f"| **{row}** | {cells} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())

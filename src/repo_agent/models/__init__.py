@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from repo_agent.messages import Message, Usage
+
+LARGE = 2**15
+"""Characters; what grows with a longer text is done in a thread, so that no other rollout waits for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,10 @@ class Completion:
     served: Served | None = None
 
 
+Ask = Callable[[Request], Awaitable[Completion]]
+"""A model's `complete`, as it is metered."""
+
+
 class Model(Protocol):
     """Anything that completes a conversation."""
 
@@ -71,7 +79,10 @@ class Model(Protocol):
 
 @runtime_checkable
 class Constrainable(Model, Protocol):
-    """A model whose replies can be held to a schema."""
+    """A model whose replies can be constrained to a schema."""
 
-    async def constraint(self, schema: dict[str, Any]) -> str:
-        """By what replies are held to `schema`, proved before a run. Raises UserError where nothing holds them."""
+    async def constraint(self, schema: dict[str, Any], ask: Ask) -> str:
+        """By what replies are constrained to `schema`, proved before a run by what `ask` brings.
+
+        Raises UserError where nothing constrains them.
+        """

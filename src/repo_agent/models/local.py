@@ -9,7 +9,7 @@ import asyncio
 import threading
 import warnings
 from collections import deque
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -20,7 +20,7 @@ from repo_agent.chat.tokens import ids_hash
 from repo_agent.chat.weights import SMALL, load_weights
 from repo_agent.errors import InfraError, UserError, boundary
 from repo_agent.messages import Usage
-from repo_agent.models import Completion, Request
+from repo_agent.models import LARGE, Ask, Completion, Request
 from repo_agent.models.batch import Batch, Row
 from repo_agent.models.constrain import Grammars
 
@@ -52,6 +52,7 @@ class LocalModel:
         self._vocabulary: int = model.config.vocab_size
         self._eos = eos
         self._closed = False
+        self._reader = ThreadPoolExecutor(1)  # a tokenizer is not made for several threads
         self._inbox: SimpleQueue[Row | None] = SimpleQueue()
         self._worker = threading.Thread(target=self._serve, name=f"model {name}", daemon=True)
         self._worker.start()
@@ -59,11 +60,10 @@ class LocalModel:
     async def complete(self, request: Request) -> Completion:
         """Draw one reply; see `models.Model`."""
         with boundary("model"):
-            prompt = self._renderer.prompt_ids(request.messages)
-            told = ids_hash(prompt)
+            prompt, told = await self._prompt(request)
             room = self._context - len(prompt)
             if room < 1:
-                return Completion("", "context", Usage(len(prompt), 0))
+                return Completion("", "context", Usage(len(prompt), 0), told)
             row = self._row(request, prompt, room)
             if self._closed:
                 raise InfraError("model", f"{self.name} is closed")
@@ -73,7 +73,7 @@ class LocalModel:
         usage = Usage(len(prompt), done.drawn)
         return Completion(text, done.finish or "", usage, prompt_ids_hash=told, tokenizer=self._renderer.fingerprint())
 
-    async def constraint(self, schema: dict[str, Any]) -> str:
+    async def constraint(self, schema: dict[str, Any], ask: Ask) -> str:
         """llguidance masks the tokens in this process; there is nothing to prove."""
         return "llguidance"
 
@@ -81,7 +81,19 @@ class LocalModel:
         """End the worker; what still waits for a reply gets an InfraError."""
         self._closed = True
         self._inbox.put(None)
+        self._reader.shutdown(wait=False)
         await asyncio.to_thread(self._worker.join)
+
+    async def _prompt(self, request: Request) -> tuple[list[int], str]:
+        """The prompt's token ids and their hash."""
+
+        def ids() -> tuple[list[int], str]:
+            prompt = self._renderer.prompt_ids(request.messages)
+            return prompt, ids_hash(prompt)
+
+        if sum(len(message.content) for message in request.messages) <= LARGE:
+            return ids()
+        return await asyncio.get_running_loop().run_in_executor(self._reader, ids)
 
     def _row(self, request: Request, prompt: list[int], room: int) -> Row:
         import torch

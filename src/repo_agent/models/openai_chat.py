@@ -7,6 +7,7 @@ more processor time than all of ours.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from typing import Any
@@ -14,11 +15,13 @@ from urllib.parse import urlsplit
 
 from repo_agent.errors import InfraError, UserError
 from repo_agent.messages import Message, Usage, spoken
-from repo_agent.models import Completion, Request, Sampling, Served
+from repo_agent.models import LARGE, Ask, Completion, Request, Sampling, Served
 from repo_agent.models.canary import WAYS, prove
 from repo_agent.models.keys import key_for, without_key
 from repo_agent.models.retry import Patience, Transient, persistently, retry_after
 
+LIST_SECONDS = 30.0
+"""How long the list of a server's models may take; without it nothing is known of an adapter's base."""
 _RETRIED = frozenset({408, 409, 425, 429})
 _STOPS = {
     401: ("the server refused the key", "Is it the right key for this server?"),
@@ -72,15 +75,33 @@ class OpenAIChat:
         answer = await persistently(lambda: self._ask(body), self._patience, self.name, count)
         return _completion(answer, request, tries) if answer else Completion("", "context")
 
-    async def constraint(self, schema: dict[str, Any]) -> str:
+    async def constraint(self, schema: dict[str, Any], ask: Ask) -> str:
         """The field by which this server takes a schema, found by `canary.prove`."""
 
         async def attempt(way: str, messages: tuple[Message, ...], held: dict[str, Any]) -> Completion:
             self._way = way
-            return await self.complete(Request(messages, Sampling(0.0, 300), 0, held))
+            return await ask(Request(messages, Sampling(0.0, 300), 0, held))
 
         self._way = await prove(attempt, schema, self.name)
         return self._way
+
+    async def bases(self) -> list[str]:
+        """On what the server says that it runs this model, an adapter: its base's name, and where that came from.
+
+        Empty where it does not say, as most servers do not; vLLM does.
+        """
+        from httpx2 import Response
+        from openai import APIError
+
+        try:
+            async with asyncio.timeout(LIST_SECONDS):
+                answer = await self._client.get("/models", cast_to=Response)
+            cards = {card["id"]: card for card in json.loads(answer.content)["data"]}
+        except (APIError, TimeoutError, ValueError, TypeError, LookupError, RecursionError):
+            return []
+        parent = cards.get(self._model, {}).get("parent")
+        told = [parent, cards.get(parent, {}).get("root")] if isinstance(parent, str) else []
+        return list(dict.fromkeys(name for name in told if isinstance(name, str)))
 
     async def close(self) -> None:
         await self._client.close()
@@ -100,6 +121,8 @@ class OpenAIChat:
         except APIConnectionError as error:
             cause = error.__cause__ or error
             raise Transient(self._clean(f"{error} ({type(cause).__name__}: {cause})")) from None
+        if len(answer.content) > LARGE:
+            return await asyncio.to_thread(self._read, answer)
         return self._read(answer)
 
     def _refusal(self, error: Any) -> Exception:
@@ -179,13 +202,13 @@ def _completion(answer: dict[str, Any], request: Request, tries: int) -> Complet
     choice = answer["choices"][0]
     text, parsed = _text(choice["message"], request)
     usage = answer.get("usage") if isinstance(answer.get("usage"), dict) else {}
-    drawn = _count(usage, "completion_tokens")
+    drawn = _count(usage, "completion_tokens", bool(text))
     finish = choice.get("finish_reason")
     full = finish == "length" or (drawn is not None and drawn >= request.sampling.max_tokens)
     return Completion(
         text,
         "length" if full else "stop",
-        Usage(_count(usage, "prompt_tokens"), drawn),
+        Usage(_count(usage, "prompt_tokens", 1), drawn),
         raw_unknown=parsed,
         served=Served(_word(finish), _word(answer.get("model")), _word(answer.get("system_fingerprint")), tries),
     )
@@ -220,9 +243,10 @@ def _plain(value: Any) -> str:
     return value.encode(errors="replace").decode() if isinstance(value, str) else ""
 
 
-def _count(usage: Any, key: str) -> int | None:
+def _count(usage: Any, key: str, least: int) -> int | None:
+    """A count of tokens; None where there is none, or one that cannot be: fewer than `least`."""
     value = usage.get(key)
-    return value if isinstance(value, int) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= least else None
 
 
 def _word(value: Any) -> str | None:

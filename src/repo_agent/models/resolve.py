@@ -18,12 +18,23 @@ _HOST = re.compile(r".*(\?|@|/v1\b|:\d{2,5}(/|$))|localhost\b|\d+\.\d+\.\d+\.\d+
 
 
 def parts(spec: str) -> tuple[str, str, str]:
-    """A spec's kind, name and adapter folder ("" without one): `local:tiny+adapters/a` is local, tiny, adapters/a."""
+    """A spec's kind, name and adapter folder ("" without one): `local:tiny+adapters/a` is local, tiny, adapters/a.
+
+    A + may also belong to a path: the whole is a base where a folder of that name is, else what follows the + is an
+    adapter where such a folder is, else it follows the last +.
+    """
     kind, _, rest = spec.partition(":")
-    if kind == "local":
-        base, plus, adapter = rest.rpartition("+")
-        return (kind, base, adapter) if plus else (kind, rest, "")
-    return kind, rest.partition("@")[0], ""
+    if kind != "local":
+        return kind, rest.partition("@")[0], ""
+    cuts = [place for place, character in enumerate(rest) if character == "+"]
+    if not cuts or _is_folder(rest):
+        return kind, rest, ""
+    cut = next((place for place in reversed(cuts) if _is_folder(rest[place + 1 :])), cuts[-1])
+    return kind, rest[:cut], rest[cut + 1 :]
+
+
+def _is_folder(path: str) -> bool:
+    return bool(path) and Path(path).expanduser().is_dir()
 
 
 def open_model(spec: str) -> Model:

@@ -14,7 +14,7 @@ from repo_agent.redact import redacted
 from repo_agent.traces import events
 from repo_agent.traces.events import WireMessage
 from repo_agent.traces.recover import MARKS
-from repo_agent.traces.store import TraceWriter
+from repo_agent.traces.writer import TraceWriter
 
 CAUSE_CHARS = 300
 

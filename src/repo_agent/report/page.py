@@ -17,34 +17,41 @@ from markupsafe import Markup
 
 from repo_agent.errors import UserError
 from repo_agent.evaluate import metrics
-from repo_agent.evaluate.advice import leaks, percent, points
+from repo_agent.evaluate.advice import leaks, percent, points, smallest_effect
 from repo_agent.evaluate.arms import Arm, Row, shown
+from repo_agent.evaluate.comparison import Comparison, compare_runs, cost_rank
 from repo_agent.evaluate.pairs import Pair
-from repo_agent.evaluate.verdict import Comparison, compare_runs
+from repo_agent.evaluate.verdict import DECIDING, VALIDITY
 from repo_agent.files import new_directory
 from repo_agent.report import plots
+from repo_agent.report.terminal import bare_p, plain
 from repo_agent.tools.verdict import LADDER, TURN_CLASSES, UNSCORED
 from repo_agent.traces.events import LlmAction
 from repo_agent.traces.read import read_events
 
 REPORT, DATA = "report.html", "comparison.json"
+TONES = dict.fromkeys(("better", "better_validity", "better_pass_rate"), "better") | dict.fromkeys(
+    ("mixed", "worse"), "worse"
+)
+"""Label → how the page colours it."""
 _EXAMPLES = 4
 _EXAMPLE_CHARS = 900
 
 
-def compare(run_dirs: Sequence[Path], out: Path, allow_owed: bool = False) -> Comparison:
+def compare(run_dirs: Sequence[Path], out: Path) -> Comparison:
     """Compare runs and write report.html and comparison.json into the new directory `out`, both or neither.
 
     Raises UserError where `out` exists, and where the runs cannot be compared (see `arms.load_arms`).
     """
     if out.exists():
         raise UserError("already exists", str(out), "Choose another --out")
-    comparison = compare_runs(run_dirs, allow_owed)
+    comparison = compare_runs(run_dirs)
     data = json.dumps(comparison.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     page = render(comparison, out)
     with new_directory(out) as folder:
-        (folder / REPORT).write_text(page, encoding="utf-8")
-        (folder / DATA).write_text(data, encoding="utf-8")
+        # A lone surrogate, which UTF-8 cannot carry, becomes a question mark, and in JSON its escape.
+        (folder / REPORT).write_text(page, encoding="utf-8", errors="replace")
+        (folder / DATA).write_text(data, encoding="utf-8", errors="backslashreplace")
     return comparison
 
 
@@ -57,10 +64,11 @@ def render(comparison: Comparison, out: Path) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "number": _number, "colour": plots.colour_of}
+    environment.filters |= {"percent": percent, "number": plain, "p": bare_p, "colour": plots.colour_of}
     link = partial(_link, out=out)
     return environment.get_template("report.html.j2").render(
         c=comparison,
+        tone=TONES.get(comparison.verdict.label, ""),
         ladder_names=LADDER,
         turn_classes=[name for name in TURN_CLASSES if any(name in arm.classes for arm in comparison.arms)],
         summaries=[_summary(arm) for arm in comparison.arms],
@@ -99,7 +107,7 @@ def _figures(comparison: Comparison) -> list[tuple[str, str, Markup]]:
     drawn = [
         (
             "Differences",
-            "Points with 95% paired-t intervals over tasks. Grey: inconclusive; hollow: no interval.",
+            "Points with 95% intervals over tasks. Grey: the interval holds 0; hollow: there is none.",
             plots.forest(shares, "Differences between arms with 95% intervals"),
         ),
         (
@@ -123,27 +131,27 @@ def _figures(comparison: Comparison) -> list[tuple[str, str, Markup]]:
 
 def _pair_cells(pair: Pair) -> dict[str, Any]:
     """A row of the table of pairs, as text: points for shares, plain numbers for calls and steps."""
-    plain = pair.metric in metrics.PER_ROLLOUT
+    per_rollout = pair.metric in metrics.PER_ROLLOUT
 
-    def show(value: float | None, sign: bool = True) -> str:
+    def show(value: float | None) -> str:
         if value is None:
             return "—"
-        return f"{value:{'+' if sign else ''}.2f}" if plain else points(value, sign=sign).removesuffix(" points")
+        return f"{value:+.2f}" if per_rollout else points(value, sign=True).removesuffix(" points")
 
     interval = f"{show(pair.interval.low)} to {show(pair.interval.high)}" if pair.interval else "—"
-    return {"pair": pair, "difference": show(pair.difference), "interval": interval, "mde": show(pair.mde, False)}
+    return {"pair": pair, "difference": show(pair.difference), "interval": interval}
 
 
 def _tasks(comparison: Comparison) -> list[dict[str, Any]]:
     """One entry a task: its id, its headline difference, and for every arm validity and rollouts."""
     validity = [metrics.by_task(arm, "validity") for arm in comparison.arms]
-    differences = dict(comparison.verdict.headline.differences)
+    differences = dict(comparison.verdict.pairs[VALIDITY].differences)
     return [
         {
             "id": task,
             "difference": differences.get(task),
             "cells": [
-                {"arm": arm, "validity": values[task], "rows": arm.by_task[task], "owed": arm.owed_by_task[task]}
+                {"arm": arm, "validity": values[task], "rows": arm.by_task[task], "pending": arm.pending_by_task[task]}
                 for arm, values in zip(comparison.arms, validity, strict=True)
             ],
         }
@@ -193,41 +201,44 @@ def caveats(comparison: Comparison) -> list[str]:
     """What this comparison does not show, from what was run."""
     arms, record, verdict = comparison.arms, comparison.reference.record, comparison.verdict
     lines = [
-        f"{len(comparison.reference.tasks)} tasks by {record['rollouts']} rollouts of one suite, {record['suite']}: "
-        "other tasks, other tools, renamed arguments and other prompts were not tried.",
-        "The verdict tests one pair on one metric, chosen beforehand; no p is corrected for the number of pairs.",
+        f"One suite, {record['suite']}, {len(comparison.reference.tasks)} tasks, rollouts of each: "
+        f"{record['rollouts']}. Other tasks, other tools, renamed arguments and other prompts were not tried.",
+        "The verdict is on one pair of arms, chosen beforehand; no p is corrected for the number of pairs.",
     ]
-    if any(arm.record["model"].split("+")[0] == "local:tiny" for arm in arms):
+    if any(arm.base_name == "tiny" for arm in arms):
         lines.insert(
             0,
             "The base model, tiny, was made sloppy on purpose. This demonstrates the machinery; it is no evidence "
             "about a real model.",
         )
-    for metric in ("validity", "pass_rate"):
-        pair = next(p for p in comparison.pairs if p.metric == metric and {p.a, p.b} == _names(comparison))
-        if pair.mde is not None:
-            lines.append(f"An effect below {points(pair.mde)} of {metric} could not have been seen reliably.")
+    sizes = {metric: smallest_effect(verdict, metric) for metric in DECIDING}
+    lines += [
+        f"An effect below {points(size)} of {metric.replace('_', ' ')} could not have been seen reliably."
+        for metric, size in sizes.items()
+        if size is not None
+    ]
     if record["split"] != "held-out":
         lines.append(f"The tasks are the split {record['split']}, not held-out ones: training may have seen them.")
-    if not any(arm.cost_rank == 1 for arm in arms):
+    if not any(cost_rank(arm, arms) == 1 for arm in arms):
         lines.append("No arm is a constrained base: against a bare base alone, tuning looks better than it need be.")
-    if verdict.headline.left_out:
-        tasks = ", ".join(verdict.headline.left_out)
-        lines.append(f"Left out of the verdict, since an arm has no scored turn there: {tasks}.")
-    bare = [arm.name for arm in arms if arm.record.get("isolation") == "unsafe-local"]
+    for metric in DECIDING:
+        if verdict.pairs[metric].left_out:
+            tasks = ", ".join(verdict.pairs[metric].left_out)
+            lines.append(f"Left out of {metric.replace('_', ' ')}, since an arm has no value there: {tasks}.")
+    return [*lines, *_our_own(arms)]
+
+
+def _our_own(arms: Sequence[Arm]) -> list[str]:
+    """What our own running leaves open."""
+    lines = []
+    bare = [arm.name for arm in arms if "unsafe-local" in arm.isolations]
     if bare:
-        lines.append(
-            f"The tests of {', '.join(bare)} ran without isolation (unsafe-local): code could reach its grader."
-        )
+        lines.append(f"Tests of {', '.join(bare)} ran without isolation (unsafe-local): code could reach its grader.")
     ours = {arm.name: arm.classes.get("infra_error", 0) for arm in arms if arm.classes.get("infra_error")}
     lines += [f"{name}: {count} turns ended by our own error; they are not scored." for name, count in ours.items()]
     raw = {arm.name: sum(row.raw_unknown for row in arm.rows) for arm in arms}
     lines += [f"{name}: {count} turns came without their raw text." for name, count in raw.items() if count]
     return lines
-
-
-def _names(comparison: Comparison) -> set[str]:
-    return {comparison.reference.name, comparison.tuned.name}
 
 
 def _provenance(comparison: Comparison) -> list[tuple[str, list[str]]]:
@@ -246,7 +257,3 @@ def _plain(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_plain(inner)}" for key, inner in value.items())
     return "—" if value is None else str(value)
-
-
-def _number(value: float | None) -> str:
-    return "—" if value is None else f"{value:.2f}"

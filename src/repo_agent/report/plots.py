@@ -58,11 +58,11 @@ def forest(pairs: Sequence[Pair], title: str) -> str:
     axes.axvline(0, color=_INK, linewidth=0.8)
     for place, pair in enumerate(reversed(shown)):
         middle = 100 * (pair.difference or 0)
-        colour = ARM_COLOURS[0] if pair.label != "inconclusive" else "#7F7F7F"
+        colour = ARM_COLOURS[0] if pair.clear else "#7F7F7F"
         if pair.interval:
             axes.plot([100 * end for end in pair.interval], [place, place], color=colour, linewidth=2)
         axes.plot(middle, place, "o", color=colour, markerfacecolor=colour if pair.interval else "none")
-    labels = [f"{pair.b} - {pair.a}: {pair.metric}" for pair in reversed(shown)]
+    labels = [f"{_short(pair.b, 18)} - {_short(pair.a, 18)}: {pair.metric}" for pair in reversed(shown)]
     axes.set_yticks(range(len(shown)), labels)
     axes.set_ylim(-0.7, len(shown) - 0.3)
     axes.set_xlabel("points")
@@ -84,7 +84,7 @@ def dots(arms: Sequence[Arm], metric: str, title: str) -> str:
             (100 * value, place) for place, task in enumerate(tasks) if (value := values[arm.name][task]) is not None
         ]
         look = {"color": _arm_colour(number), "marker": MARKS[number % len(MARKS)], "s": 30, "zorder": 2}
-        axes.scatter([x for x, _ in points], [y for _, y in points], label=arm.name, **look)
+        axes.scatter([x for x, _ in points], [y for _, y in points], label=_short(arm.name), **look)
     axes.set_yticks(range(len(tasks)), [_short(task) for task in tasks])
     axes.set_ylim(-0.7, len(tasks) - 0.3)
     axes.set_xlim(-3, 103)
@@ -100,7 +100,7 @@ def ladder(arms: Sequence[Arm], title: str) -> str:
     for number, arm in enumerate(arms):
         heights = [100 * (metrics.overall(arm, rung) or 0) for rung in LADDER]
         places = [rung - 0.4 + width * (number + 0.5) for rung in range(len(LADDER))]
-        axes.bar(places, heights, 0.92 * width, color=_arm_colour(number), label=arm.name)
+        axes.bar(places, heights, 0.92 * width, color=_arm_colour(number), label=_short(arm.name))
     axes.set_xticks(range(len(LADDER)), LADDER)
     axes.set_ylim(0, 100)
     axes.set_ylabel("% of scored turns")
@@ -120,7 +120,7 @@ def classes(arms: Sequence[Arm], title: str) -> str:
         shares = [100 * count / total for count, total in zip(counts, totals, strict=True)]
         axes.barh(range(len(arms)), shares, 0.62, left=left, color=colour, label=family)
         left = [start + share for start, share in zip(left, shares, strict=True)]
-    axes.set_yticks(range(len(arms)), [arm.name for arm in arms])
+    axes.set_yticks(range(len(arms)), [_short(arm.name) for arm in arms])
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
     axes.set_xlabel("% of all turns")
@@ -149,14 +149,19 @@ def _arm_colour(number: int) -> str:
 
 
 def _short(text: str, most: int = 28) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+    """A name as a label: cut, and without what neither a font nor XML can carry."""
+    whole = "".join(character if character.isprintable() else "?" for character in text)
+    return whole if len(whole) <= most else f"{whole[: most - 1]}…"
 
 
 def _svg(figure: Any, name: str, title: str) -> str:
     """The figure as an `<svg>` element to put inline: its own ids, black as currentColor, a title to be read out."""
     import matplotlib
+    from matplotlib.text import Text
 
     buffer = StringIO()
+    for text in figure.findobj(Text):  # names are no formulas: those made outside of the style would be read as such
+        text.set_parse_math(False)
     with matplotlib.rc_context(_STYLE):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Title": title})
     text = buffer.getvalue()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from repo_agent.errors import InfraError, Stopped, StoreError, boundary
 from repo_agent.messages import digest
 from repo_agent.models import Model, Sampling
 from repo_agent.models.prices import Prices
+from repo_agent.models.tokens import TokenCounter
 from repo_agent.protocols import Protocol
 from repo_agent.sandbox.grade import TestJob, grade
 from repo_agent.sandbox.isolate import Isolation
@@ -25,7 +26,7 @@ from repo_agent.tasks.task import Task, may_write
 from repo_agent.tools.files import read_only
 from repo_agent.tools.registry import Registry
 from repo_agent.traces import events
-from repo_agent.traces.store import TraceWriter
+from repo_agent.traces.writer import TraceWriter
 
 OnEvent = Callable[[events.Event], None]
 Grader = Callable[[Path, TestJob, Isolation], Awaitable[Grade]]
@@ -50,6 +51,8 @@ class Setting:
     isolated_io: bool = False
     """Compare results outside of the tested code's process, where a task has cases."""
     prices: Prices | None = None
+    counter: TokenCounter = field(default_factory=TokenCounter)
+    """Counts replies whose server does not."""
     grade: Grader = grade
     """What runs the tests; a benchmark of the loop alone puts something idle here."""
 
@@ -61,7 +64,7 @@ class Setting:
 async def play(
     task: Task, number: int, model: Model, setting: Setting, writer: TraceWriter, watch: OnEvent | None = None
 ) -> events.RunEnd:
-    """Play one rollout into its trace; one that a failure of ours or a stop ended goes to errors/, and is owed again.
+    """Play one rollout into its trace; one that our failure or a stop ended goes to errors/ and is pending again.
 
     The returned event tells how it ended; `ended` is "error" for ours, "stopped" for a stop. `watch` sees every event.
     Raises StoreError where the trace cannot be written.
@@ -116,6 +119,7 @@ async def _played(
                 seed=seed,
                 limits=setting.limits,
                 constrain=setting.constrain,
+                counter=setting.counter,
             )
             ended = await rollout.run(task.goal)
             with boundary("grade"):

@@ -1,4 +1,4 @@
-"""Many rollouts into one run directory: concurrency, resume, stops, and who is told of it."""
+"""Many rollouts into one run directory: concurrency, resume, stops, and who watches."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FILES_PER_JOB, OTHER_FILES = 4, 256
 
 
 class Watch:
-    """Is told how a run goes; this one does nothing about it."""
+    """Is called as a run goes, about long replies from other threads too; this one does nothing."""
 
     def start(self, total: int, done: int, turns: Mapping[str, int], meter: Meter) -> None:
         """`total` rollouts, `done` of them before, with `turns` of each class."""
@@ -49,7 +49,7 @@ async def run_rollouts(
     meter: Meter | None = None,
     watch: Watch | None = None,
 ) -> list[tuple[str, int]]:
-    """Play what is owed, `jobs` at a time, until the meter says stop. Returns what was left to other processes: they
+    """Play what is pending, `jobs` at a time, until the meter says stop. Returns what was left to other processes: they
     had claimed it, and once more when all else was done.
 
     Raises InfraError with the last cause when failures of ours come one after another, StoreError for a full disk.
@@ -75,11 +75,11 @@ async def run_rollouts(
                 raise InfraError("rollouts", f"{errors_in_row} in a row failed by our error; the last: {end.error}")
 
     async def work_off(wanted: list[tuple[str, int]]) -> list[tuple[str, int]]:
-        owed = run_dir.owed(wanted)
-        waiting = iter(owed)
+        pending = run_dir.owed(wanted)
+        waiting = iter(pending)
         taken.clear()
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(jobs, len(owed))):
+            for _ in range(min(jobs, len(pending))):
                 group.create_task(work(waiting))
         return list(taken)
 

@@ -120,6 +120,8 @@ class LlmAction(Event, kw_only=True, tag="llm_action"):
     """Whether a server's parser took the reply apart, so that what the model wrote is unknown."""
     seed: int | None = None
     """This turn's own, as sent."""
+    counted_by: Literal["tokenizer", "characters"] | None = None
+    """How the token limit counted this reply, where its server did not say how many tokens it has."""
     served: dict[str, Any] | None = None
     """What a server said: {finish_reason, model, system_fingerprint}, each None where it did not, and {tries}."""
     redacted: bool = False
@@ -167,8 +169,9 @@ class RunEnd(Event, kw_only=True, tag="run_end", omit_defaults=False):
     """How a rollout ended. `passed` is the grade; None where our own error ended it, or it is unknown."""
 
     ended: str
-    """final, tests_passed, max_steps, max_bad_turns, max_tokens, context_limit, error or stopped; of a recorded rollout
-    final (its last reply has no call), stopped or killed (the recorder was); of an imported one what it says"""
+    """final, tests_passed, max_steps, max_bad_turns, max_tokens, context_limit, error or stopped, and max_seconds of
+    older rollouts; of a recorded rollout final (its last reply has no call), stopped or killed (the recorder was); of
+    an imported one what it says"""
     passed: bool | None
     steps: int
     """Assistant turns, bad ones too."""

@@ -13,7 +13,8 @@ from repo_agent.messages import total
 from repo_agent.traces import events
 from repo_agent.traces.files import lock, same_file
 from repo_agent.traces.read import read_events
-from repo_agent.traces.store import ERRORS, TRACES, RunDir, TraceWriter
+from repo_agent.traces.store import ERRORS, TRACES, RunDir
+from repo_agent.traces.writer import TraceWriter
 
 MARKS = {"marked as passed": True, "marked as failed": False}
 """Driver notes that say what a rollout was marked as before its end."""

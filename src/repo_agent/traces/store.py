@@ -14,29 +14,29 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import itertools
 import json
 import os
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from repo_agent import redact
 from repo_agent.errors import UserError
 from repo_agent.messages import total
 from repo_agent.traces import events
 from repo_agent.traces.files import create, lock, same_file, written
 from repo_agent.traces.labels import Labels, Rollout
 from repo_agent.traces.read import read_events, read_first, read_lines, record_of
+from repo_agent.traces.writer import TraceWriter
 
 RECORD, INDEX, TRACES, ERRORS = "run.json", "results.jsonl", "traces", "errors"
-FREE_KEYS = frozenset({"versions", "isolation", "suite"})
-"""Keys of run.json that may differ when a run goes on: of the suite its hash tells, not how its path is written."""
-LARGE = 16 * 2**20
-"""Bytes from which a whole trace is compressed."""
+FREE_KEYS = frozenset({"versions", "isolation", "suite", "adapter_dir"})
+"""Keys of run.json that may differ when a run is resumed: a hash tells of suite and adapter, not their spelling."""
+LATER_KEYS = frozenset({"base_hash", "tool_hashes", "prompt_hash"})
+"""Keys that older runs lack, or that a machine may not be able to tell: they may be missing on one side."""
+CANARY = "canary.jsonl"
+"""The replies by which a server proved that it obeys a schema: they cost tokens too."""
 _LONGEST_NAME = 200
 _REPLY = b'"kind":"llm_action"'
 """Stands in a trace only where a reply does: inside of texts the quotes are escaped."""
@@ -63,7 +63,7 @@ class RunDir:
         if created:
             return run
         before, now = run.record, json.loads(json.dumps(record))
-        keys = sorted(key for key in {*before, *now} - FREE_KEYS if before.get(key) != now.get(key))
+        keys = sorted(key for key in {*before, *now} - FREE_KEYS if not _same(key, before.get(key), now.get(key)))
         if keys:
             what = f"was run with other settings (differing: {', '.join(keys)}){_changed_tasks(before, now)}"
             raise UserError(what, str(path), "Give the same settings to go on with it, or another --out")
@@ -112,10 +112,20 @@ class RunDir:
     def spent(self) -> tuple[int, int] | None:
         """Prompt and completion tokens of all replies so far, also of rollouts that are owed again; None where one has
         no count."""
-        files = [*self.traces(), *(self.path / ERRORS).glob("*/*.jsonl"), *(self.path / TRACES).glob("*/*.part")]
+        files = [
+            self.path / CANARY,
+            *self.traces(),
+            *(self.path / ERRORS).glob("*/*.jsonl"),
+            *(self.path / TRACES).glob("*/*.part"),
+        ]
         counts = [count for path in files for count in _tokens(path)]
         prompt, completion = (total(count[side] for count in counts) for side in (0, 1))
         return None if prompt is None or completion is None else (prompt, completion)
+
+    def add_canary(self, replies: Sequence[events.LlmAction]) -> None:
+        """Record replies that belong to no rollout, so that what they cost counts."""
+        with written(self.path / CANARY), (self.path / CANARY).open("ab") as file:
+            file.write(b"".join(reply.line() for reply in replies))
 
     def traces(self) -> list[Path]:
         """The whole traces, by task folder, then by rollout number."""
@@ -164,70 +174,10 @@ class RunDir:
         return path.relative_to(self.path).as_posix()
 
 
-class TraceWriter:
-    """A claimed rollout. Whatever was emitted before a crash stays in the `.part`.
-
-    Every method raises StoreError where the file cannot be written.
-    """
-
-    def __init__(self, fd: int, part: Path, whole: Path, errors: Path) -> None:
-        self._file = os.fdopen(fd, "ab", buffering=0)
-        self._part, self._whole, self._errors = part, whole, errors
-        self.secrets: frozenset[str] = redact.own()
-        """Credentials that no line may hold: those of this process, and those of a recorded request."""
-
-    def emit(self, *more: events.Event) -> None:
-        """Append events, a line each, and hand them to the operating system in one stroke."""
-        data = b"".join(map(self._line, more))
-        with written(self._part):
-            while data:
-                data = data[self._file.write(data) :]
-
-    def _line(self, event: events.Event) -> bytes:
-        line = event.line()
-        return events.without(event, self.secrets).line() if redact.occur_in(line, self.secrets) else line
-
-    def drop(self) -> None:
-        """Leave nothing of it behind; its rollout is owed."""
-        self._part.unlink(missing_ok=True)
-        self.close()
-
-    def close(self) -> None:
-        """Let go of the rollout; unless it was committed or failed it is abandoned. Closing twice does nothing."""
-        self._file.close()
-
-    def commit(self) -> Path:
-        """Make the trace whole: on disk first, then under its final name, compressed where it is large. Returns its
-        path."""
-        if os.fstat(self._file.fileno()).st_size <= LARGE:
-            self._move(self._whole)
-            return self._whole
-        packed = self._whole.with_name(f"{self._whole.name}.gz")
-        temporary = packed.with_name(f".{packed.name}.{os.getpid()}")
-        with written(packed):
-            with self._part.open("rb") as plain, gzip.open(temporary, "wb", compresslevel=6) as target:
-                shutil.copyfileobj(plain, target)
-            with temporary.open("rb") as target:
-                os.fsync(target.fileno())
-            temporary.rename(packed)
-            self._part.unlink()
-        self.close()
-        return packed
-
-    def fail(self) -> Path:
-        """Put the trace among the errors, so that its rollout is owed again. Returns its path."""
-        with written(self._errors):
-            self._errors.mkdir(parents=True, exist_ok=True)
-        names = (self._errors / f"{self._whole.stem}-{number}.jsonl" for number in itertools.count())
-        path = next(path for path in names if not path.exists())
-        self._move(path)
-        return path
-
-    def _move(self, target: Path) -> None:
-        with written(target):
-            os.fsync(self._file.fileno())
-            self._part.rename(target)
-        self.close()
+def _same(key: str, before: Any, now: Any) -> bool:
+    if key == "limits" and isinstance(before, dict):  # older runs name a clock, which ends no rollout any more
+        before = {name: value for name, value in before.items() if name != "max_seconds"}
+    return bool(before == now) or (key in LATER_KEYS and None in (before, now))
 
 
 def _changed_tasks(before: dict[str, Any], now: dict[str, Any]) -> str:
@@ -270,6 +220,7 @@ def index_row(path: Path) -> dict[str, Any]:
         "seconds": end.seconds,
         "verbatim": end.verbatim,
         "cost_usd": end.cost_usd,
+        "isolation": start.isolation,
     }
 
 

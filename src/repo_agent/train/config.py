@@ -58,6 +58,8 @@ class RunRecord(pydantic.BaseModel):
     contract: str
     protocol: str
     base: str
+    base_hash: str | None = None
+    """Of its weights (see `train.base`); None in older records."""
     tokenizer: str
     """The renderer's fingerprint with the base's tokenizer."""
     seed: int

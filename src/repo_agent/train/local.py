@@ -24,6 +24,7 @@ from repo_agent.data.tokens import training_rows
 from repo_agent.errors import UserError, boundary
 from repo_agent.files import new_directory
 from repo_agent.messages import digest, tilde
+from repo_agent.train.base import base_hash
 from repo_agent.train.config import RECORD, RunRecord, StepLoss, TrainConfig, versions
 
 OnStep = Callable[[int, int, float], None]
@@ -62,6 +63,7 @@ def train_sft(dataset_dir: Path, out: Path, config: TrainConfig, on_step: OnStep
             contract=dataset.record["contract"],
             protocol=dataset.record["protocol"],
             base=tilde(config.base),
+            base_hash=base_hash(config.base),
             tokenizer=renderer.fingerprint(),
             seed=config.seed,
             device=str(model.device),

@@ -1,0 +1,110 @@
+"""What run.json says of a run, and the adapter that it ties it to."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from repo_agent.errors import UserError
+from repo_agent.evaluate.arms import PROMPT, TOOLS, text_hash, tool_hashes
+from repo_agent.evaluate.options import EvalOptions
+from repo_agent.messages import tilde
+from repo_agent.models.resolve import parts
+from repo_agent.protocols.contract import contract_of
+from repo_agent.rollout.episode import Setting
+from repo_agent.tasks.task import Suite, Task
+from repo_agent.tools.own import source_hash
+from repo_agent.train.base import base_hash
+from repo_agent.train.config import RunRecord, adapter_hash, read_record
+
+
+def run_record(options: EvalOptions, suite: Suite, tasks: list[Task], setting: Setting) -> dict[str, Any]:
+    """run.json. Raises UserError where the adapter does not belong to this run."""
+    split = suite.split(options.held_out)
+    contract = contract_of(setting.registry, setting.protocol.name).hash
+    trained = adapter_record(options)
+    if trained:
+        _check_adapter(options, trained, contract, [task.id for task in tasks])
+    return {
+        "format": 1,
+        "arm": setting.arm,
+        "model": setting.model,
+        "constrain": options.constrain,
+        "suite": setting.suite,
+        "suite_hash": suite.hash,
+        "split": options.split,
+        "tasks": [task.id for task in tasks],
+        "task_hashes": {task.id: task.hash for task in tasks},
+        "train": list(split.train),
+        "held_out": list(split.held_out),
+        "held_out_groups": len({suite.by_id[task].split_group for task in split.held_out}),
+        "rollouts": options.rollouts,
+        "seed": options.seed,
+        "protocol": setting.protocol.name,
+        "sampling": asdict(setting.sampling),
+        "limits": asdict(setting.limits),
+        "contract": contract,
+        TOOLS: tool_hashes(setting.registry.schemas()),
+        PROMPT: text_hash(setting.protocol.describe(setting.registry)),
+        "tools": {"module": tilde(options.tools), "hash": source_hash(options.tools)} if options.tools else None,
+        "adapter": _adapter(options, trained),
+        "adapter_dir": tilde(str(options.adapter)) if options.adapter else None,
+        "base_hash": _base_hash(options, trained),
+        "isolation": setting.isolation.name,
+        "isolated_io": options.isolated_io or None,
+        "versions": {"python": platform.python_version(), "repo-agent": version("repo-agent")},
+    }
+
+
+def adapter_record(options: EvalOptions) -> RunRecord | None:
+    """What is on record of the adapter that plays; None where none does, or none is known."""
+    folder = _folder(options)
+    return read_record(folder) if folder else None
+
+
+def _folder(options: EvalOptions) -> Path | None:
+    written = options.adapter or parts(options.model)[2]
+    return Path(written).expanduser() if written else None
+
+
+def _adapter(options: EvalOptions, trained: RunRecord | None) -> dict[str, Any] | None:
+    """A hash of the adapter's weights, the tasks that it was trained on, and of one on a server its base."""
+    folder = _folder(options)
+    if trained is None or folder is None:
+        return None
+    known: dict[str, Any] = {"hash": adapter_hash(folder), "train_tasks": trained.train_tasks}
+    return known | ({"base": trained.base} if options.adapter else {})
+
+
+def _base_hash(options: EvalOptions, trained: RunRecord | None) -> str | None:
+    kind, base, _ = parts(options.model)
+    if kind == "local" and base:
+        return base_hash(base)
+    return trained.base_hash if trained else None
+
+
+def _check_adapter(options: EvalOptions, trained: RunRecord, contract: str, tasks: list[str]) -> None:
+    """Raise UserError for an adapter of another contract or base, or, on held-out tasks, one trained on them."""
+    kind, base, _ = parts(options.model)
+    folder = str(options.adapter or parts(options.model)[2])
+    leaked = sorted({*trained.train_tasks} & {*tasks}) if options.split == "held-out" else []
+    if trained.contract != contract:
+        what = f"was trained for contract {trained.contract}, this loop has {contract}"
+        raise UserError(what, folder, "Use the tools and protocol it was made for, or build and train again")
+    if kind == "local" and not is_base(trained, base):
+        raise UserError(f"was trained on {trained.base}, not on {base}", folder, f"Use local:{trained.base}+{folder}")
+    if leaked:
+        what = f"was trained on {len(leaked)} of these held-out tasks ({', '.join(leaked[:3])} …)"
+        raise UserError(what, folder, "Build without --no-split, and with the same --held-out")
+
+
+def is_base(trained: RunRecord, base: str) -> bool:
+    """Whether an adapter was trained on `base`: the same weights, or where their hash is unknown the same name."""
+    try:
+        found = base_hash(base) if trained.base_hash else None
+    except UserError:
+        found = None
+    return trained.base == tilde(base) if found is None else trained.base_hash == found
