@@ -21,11 +21,11 @@ from typing import Annotated, Any, overload
 
 import jsonschema
 import pydantic
-import regex
 from referencing.exceptions import Unresolvable
 
 from repo_agent.errors import InfraError, UserError, boundary
 from repo_agent.messages import ToolCall
+from repo_agent.tools.patterns import pattern_fault
 
 PositiveInt = Annotated[int, pydantic.Field(ge=1)]
 RelPath = Annotated[str, pydantic.Field(json_schema_extra={"format": "relative-path"})]
@@ -274,14 +274,9 @@ def _relative_path(value: object) -> bool:
     return not isinstance(value, str) or lexical_fault(value) is None
 
 
-def _compiles(value: object) -> bool:
-    if isinstance(value, str):
-        try:
-            regex.compile(value)
-        except (regex.error, RecursionError, OverflowError, ValueError):
-            return False
-    return True
+def _pattern(value: object) -> bool:
+    return not isinstance(value, str) or pattern_fault(value) is None
 
 
 _FORMATS.checks("relative-path")(_relative_path)
-_FORMATS.checks("regex")(_compiles)
+_FORMATS.checks("regex")(_pattern)
