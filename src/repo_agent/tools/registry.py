@@ -35,6 +35,9 @@ BAD_VALUE_CODES = frozenset({"path_escape", "bad_regex"})
 """Error codes of a tool that mean the argument itself was unusable, whatever the workspace holds."""
 
 
+MAX_PATH_CHARS, MAX_PATH_PARTS = 1_000, 64
+
+
 class ToolError(Exception):
     """A tool's own refusal: a short `code` such as `not_found`, and a message for the model."""
 
@@ -105,17 +108,20 @@ class Registry:
     def execute(self, call: ToolCall, root: Path, limit: int) -> ToolResult:
         """Run a checked call in the workspace `root`; the output is cut to `limit` characters, once, here.
 
-        A ToolError is the model's: it becomes the result. Raises InfraError for any other exception of the tool, for a
-        result that is no text, and for a tool that has no function.
+        A ToolError is the model's: it becomes the result, and so do memory and recursion that the arguments used up.
+        Raises InfraError for any other exception of the tool, for a result that is not text, for a tool without a
+        function.
         """
         spec = self.specs[call.name]
         if spec.fn is None:
             raise InfraError("tool", f"{call.name} has a schema but no function, so it cannot run")
         try:
-            with boundary(f"tool {call.name}", ToolError):
+            with boundary(f"tool {call.name}", ToolError, MemoryError, RecursionError):
                 output = spec.fn(root, **call.args)
         except ToolError as error:
             return ToolResult(False, str(error), error.code)
+        except (MemoryError, RecursionError):
+            return ToolResult(False, f"{call.name} cannot do so much with these arguments", "too_much")
         if not isinstance(output, str):
             raise InfraError(f"tool {call.name}", f"gave {type(output).__name__}, and a tool's result is a str")
         text, left_out = cut(output, limit)
@@ -213,6 +219,8 @@ def lexical_fault(rel: str) -> str | None:
     """Why a relative path is refused by its text alone, or None."""
     if "\0" in rel or not _is_utf8(rel):
         return "a path is plain text without NUL"
+    if len(rel) > MAX_PATH_CHARS or rel.count("/") >= MAX_PATH_PARTS:
+        return f"a path has at most {MAX_PATH_CHARS:,} characters and {MAX_PATH_PARTS} parts"
     path = PurePosixPath(rel)
     if path.is_absolute() or "\\" in rel:
         return "a path is relative to the repository root and uses /"
