@@ -102,7 +102,7 @@ class Rollout:
         if completion.finish_reason == "context":
             return "context_limit"
         with boundary("verdict"):
-            parsed = self.protocol.parse(completion.text)
+            parsed = self.protocol.parse(completion.text, self.registry.specs)
             truncated = completion.finish_reason == "length"
             verdict = judge(parsed, self.registry, truncated=truncated, any_call=self.any_call)
             lenient = (not verdict.turn_class and parsed.lenient is parsed.call) or lenient_ok(parsed, self.registry)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from repo_agent.errors import UserError
 from repo_agent.protocols import protocol_named
@@ -17,7 +17,7 @@ class Judged:
     """What a trace records about a reply."""
 
     turn_class: str
-    call: dict[str, Any] | Literal["said"] | None = None
+    call: dict[str, Any] | None = None
     lenient_ok: bool = False
     error: str = ""
 
@@ -77,12 +77,12 @@ class Judge:
     def _judge(self, protocol: str, text: str, finish_reason: str | None) -> Judged:
         if self._registry is None:
             return Judged("unjudged")
-        parsed = protocol_named(protocol).parse(text)
+        parsed = protocol_named(protocol).parse(text, self._registry.specs)
         truncated = finish_reason == "length"
         verdict = judge(parsed, self._registry, truncated=truncated, any_call=self._any_call)
         self._any_call = self._any_call or holds_call(verdict)
         self._tally.unchecked.update(verdict.unchecked)
-        call: Literal["said"] | None = "said" if verdict.call else None
+        call = {"name": verdict.call.name, "args": verdict.call.args} if verdict.call else None
         return Judged(verdict.turn_class or "ok", call, lenient_ok(parsed, self._registry), verdict.error)
 
 
