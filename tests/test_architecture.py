@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 SRC = Path(__file__).parent.parent / "src" / "repo_agent"
-FREE = {"errors", "messages", "redact"}
+FREE = {"errors", "escape", "messages", "redact"}
 """Every room may import these, and they import nothing of ours."""
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "escape": set(),
     "messages": set(),
     "redact": set(),
     "tools": set(),
@@ -33,8 +34,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "record": {"tools", "protocols", "traces"},
     "view": {"traces"},
     "progress": {"rollout", "tools", "traces"},
-    "show": {"progress", "traces", "tools", "view"},
-    "cli_agents": {"record", "show"},
+    "terminal": set(),
+    "show": {"progress", "terminal", "traces", "tools", "view"},
+    "cli_agents": {"record", "show", "terminal"},
 }
 HEAVY = {"torch", "transformers", "peft", "trl", "ray", "together", "datasets", "matplotlib", "scipy", "openai"}
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from repo_agent.cli_agents import add_to
+from repo_agent.cli_agents import add_to, output
 from repo_agent.errors import InfraError, Stopped, UserError
 
 app = typer.Typer(
@@ -43,6 +42,7 @@ KEPT = "finished rollouts are kept, and the same command goes on from here"
 
 def main() -> None:
     """Run a command. Bad input and failures of ours end in one line on stderr: exit code 2 and 1."""
+    warnings.showwarning = _warned
     try:
         app()
     except UserError as error:
@@ -63,7 +63,7 @@ def suite_list(as_json: Json = False) -> None:
     from repo_agent.tasks import list_suites
 
     rows = list_suites()
-    _print(as_json, {"suites": [{"spec": spec, "help": text} for spec, text in rows]}, lambda show: show.pairs(rows))
+    output(as_json, {"suites": [{"spec": spec, "help": text} for spec, text in rows]}, lambda show: show.pairs(rows))
 
 
 @suite_app.command("show")
@@ -73,9 +73,9 @@ def suite_show(suite: SuiteArg, task: OneTask = None, as_json: Json = False) -> 
 
     loaded = load_suite(suite)
     if task:
-        _print(as_json, one := workspace_of(loaded, task), lambda show: show.fields(one))
+        output(as_json, one := workspace_of(loaded, task), lambda show: show.fields(one))
     else:
-        _print(as_json, every := listing(loaded), lambda show: show.table(every["tasks"]))
+        output(as_json, every := listing(loaded), lambda show: show.table(every["tasks"]))
 
 
 @suite_app.command("validate")
@@ -97,7 +97,7 @@ def suite_validate(
     loaded = load_suite(suite)
     with _show(as_json).bar("grading") as bar:
         result = asdict(asyncio.run(validate(loaded, choose(unsafe_local), jobs, bar.count, isolated_io)))
-    _print(as_json, result, lambda show: show.validation(result))
+    output(as_json, result, lambda show: show.validation(result))
     if result["odd"]:
         raise typer.Exit(1)
 
@@ -109,7 +109,7 @@ def suite_split(suite: SuiteArg, held_out: HeldOut = None, as_json: Json = False
 
     split = load_suite(suite).split(held_out)
     record = {"train": list(split.train), "held_out": list(split.held_out)}
-    _print(as_json, record, lambda show: show.pairs([(side, ", ".join(ids)) for side, ids in record.items()]))
+    output(as_json, record, lambda show: show.pairs([(side, ", ".join(ids)) for side, ids in record.items()]))
 
 
 @app.command("eval")
@@ -150,7 +150,7 @@ def eval_(
 
     with _show(as_json).rollouts(str(out)) as progress:
         result = run_eval(EvalOptions(**given), progress)
-    _print(as_json, result, lambda show: show.run(out, result))
+    output(as_json, result, lambda show: show.run(out, result))
     if result["stopped"]:
         raise Stopped(f"{result['stopped']['reason']}; {result['owed']} rollouts are owed", result["stopped"]["code"])
     if result["owed"]:
@@ -165,7 +165,7 @@ def inventory(paths: Traces, tools: Tools = None, as_json: Json = False) -> None
     from repo_agent.data.inventory import inventory as count
 
     result = count(paths, tools)
-    _print(as_json, result, lambda show: show.inventory(result))
+    output(as_json, result, lambda show: show.inventory(result))
 
 
 @app.command()
@@ -195,7 +195,7 @@ def build(
     near = NO_SPLIT if no_split else near_duplicates(paths, loaded)
     result = make(paths, out, suite_split=side, tools=tools, rerender=rerender, no_split=no_split,
                   tokenizer=tokenizer, max_length=max_length, near=near)  # fmt: skip
-    _print(as_json, result, lambda show: show.dataset(out, result))
+    output(as_json, result, lambda show: show.dataset(out, result))
 
 
 @app.command()
@@ -227,7 +227,7 @@ def train(
 
     with _show(as_json).bar("training") as bar:
         record = train_sft(dataset, out, config, bar.step)
-    _print(as_json, record.model_dump(mode="json"), lambda show: show.adapter(out, record))
+    output(as_json, record.model_dump(mode="json"), lambda show: show.adapter(out, record))
 
 
 @app.command()
@@ -244,7 +244,7 @@ def compare(
     from repo_agent.report.page import compare as write
 
     comparison = write(runs, out, allow_owed)
-    _print(as_json, comparison.to_json(), lambda show: show.comparison(out, comparison.to_json(), comparison.text()))
+    output(as_json, comparison.to_json(), lambda show: show.comparison(out, comparison.to_json(), comparison.text()))
 
 
 @app.command()
@@ -273,7 +273,7 @@ def demo(
 
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere if as_json else sys.stdout):
         result = run_demo(seed, out, lambda words: app(words, standalone_mode=False), _show(False).line)
-    _print(as_json, result, lambda show: None)
+    output(as_json, result, lambda show: None)
 
 
 def _show(as_json: bool) -> Any:
@@ -282,15 +282,16 @@ def _show(as_json: bool) -> Any:
     return Show(quiet=as_json)
 
 
-def _print(as_json: bool, result: dict[str, Any], text: Callable[[Any], None]) -> None:
-    if as_json:
-        print(json.dumps(result, ensure_ascii=False))
-    else:
-        text(_show(False))
+def _warned(*what: Any, **more: Any) -> None:
+    from repo_agent.terminal import warned
+
+    warned(*what, **more)
 
 
 def _complain(text: str, code: int) -> int:
-    print(f"repo-agent: {text}", file=sys.stderr)
+    from repo_agent.terminal import complain
+
+    complain(text)
     return code
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,7 +39,7 @@ def record(
     options = RecordOptions(upstream=upstream, out=out, port=port, tools=tools, task_from=task_from)
     with Show(quiet=as_json).recording() as live:
         result = serve(options, live.start, live.told)
-    _print(as_json, result, lambda: Show().recorded(out, result))
+    output(as_json, result, lambda show: show.recorded(out, result))
 
 
 def import_(
@@ -55,14 +54,18 @@ def import_(
     repo-agent import sweagent trajectories/ --out runs/sweagent
     """
     from repo_agent.record.importers import import_logs
-    from repo_agent.show import Show
 
     result = import_logs(kind, path, out, tools)
-    _print(as_json, result, lambda: Show().imported(out, result))
+    output(as_json, result, lambda show: show.imported(out, result))
 
 
-def _print(as_json: bool, result: dict[str, Any], text: Callable[[], None]) -> None:
+def output(as_json: bool, result: dict[str, Any], text: Callable[[Any], None]) -> None:
+    """A command's result: one JSON object, or what `text` does with a `Show`."""
     if as_json:
-        print(json.dumps(result, ensure_ascii=False))
+        from repo_agent.terminal import say_json
+
+        say_json(result)
     else:
-        text()
+        from repo_agent.show import Show
+
+        text(Show())
