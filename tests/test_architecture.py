@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 SRC = Path(__file__).parent.parent / "src" / "repo_agent"
-FREE = {"errors", "messages", "redact", "files", "secrets"}
+FREE = {"errors", "escape", "messages", "redact", "files", "secrets"}
 """Every room may import these, and they import nothing of ours."""
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "escape": set(),
     "messages": set(),
     "redact": set(),
     "files": set(),
@@ -35,9 +36,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "record": {"tools", "protocols", "traces"},
     "view": {"traces"},
     "progress": {"rollout", "tools", "traces"},
-    "show": {"progress", "traces", "tools", "view", "data"},
-    "cli_agents": {"record", "show", "traces"},
-    "cli_data": {"chat", "data", "evaluate", "tasks", "show"},
+    "terminal": set(),
+    "show": {"progress", "terminal", "traces", "tools", "view", "data"},
+    "cli_agents": {"record", "show", "terminal", "traces"},
+    "cli_data": {"chat", "cli_agents", "data", "evaluate", "tasks", "show"},
 }
 HEAVY = set("torch transformers peft trl ray together datasets matplotlib scipy statsmodels openai".split())
 

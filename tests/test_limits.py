@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
@@ -192,9 +192,9 @@ def test_ten_times_the_text_takes_at_most_fifteen_times_the_processor(tmp_path: 
 class Slow(JsonObject):
     """Takes a second and a half for a reply."""
 
-    def parse(self, text: str) -> Parsed:
+    def parse(self, text: str, tools: Container[str] | None = None) -> Parsed:
         time.sleep(1.5)
-        return super().parse(text)
+        return super().parse(text, tools)
 
 
 @pytest.mark.parametrize(("characters", "held_up"), [(LARGE + 1, False), (LARGE, True)])

@@ -615,3 +615,15 @@ def test_no_reply_that_an_agent_has_seen_is_lost_to_any_kill(tmp_path: Path) -> 
     recorded = [turn.reply.content for trace in traces for turn in trace.turns if turn.turn_class == "ok"]
     assert len(seen) > 50 and seen <= set(recorded) and len(recorded) == len(set(recorded))
     assert not problems and not list(out.rglob("*.part")) and {trace.ended for trace in traces} == {"killed"}
+
+
+def test_what_was_not_checked_is_counted() -> None:
+    from repo_agent.messages import spoken
+    from repo_agent.record.verdict import Judge, Tally
+
+    schema = {"properties": {"a": {"pattern": "^(a+)+$"}}}
+    tally = Tally()
+    judge = Judge(tally, [{"type": "function", "function": {"name": "f", "parameters": schema}}], None)
+    call = spoken("", [{"name": "f", "arguments": '{"a": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa!"}'}])
+    assert judge.verdict("native", call, "stop").turn_class == "ok"
+    assert tally.line() == "validity so far 100.0% of 1 turns (1 ok; 1 calls without pattern checked)"

@@ -27,7 +27,7 @@ from repo_agent.models import Completion, Request, Sampling
 from repo_agent.models.prices import TABLE, Prices, find_prices
 from repo_agent.progress import Progress
 from repo_agent.rollout.meter import Budget, Meter, Metered
-from repo_agent.tools import files
+from repo_agent.tools import searchers
 from repo_agent.tools.files import default_registry
 from repo_agent.traces import events
 from repo_agent.traces.store import RunDir
@@ -167,7 +167,7 @@ def test_open_files_are_allowed_or_refused() -> None:
 
 
 def test_a_slow_grep_holds_up_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "GREP_SECONDS", 0.6)
+    monkeypatch.setattr(searchers, "SECONDS", 0.6)
     (tmp_path / "a.txt").write_text("a" * 5000 + "!\n")
     call = ToolCall("grep", {"pattern": "(a|aa)+$", "rel_dir": ".", "max_hits": 5})
 

@@ -58,7 +58,7 @@ SHAPES: dict[str, dict[str, list[str]]] = {
         "envelope_invalid": [f'{{"name":"read_file","args":{TEXT}}}'],
     },
     "hermes": {
-        "no_call": ["", "<tool_call>", call("hermes")[:-20], f'{{"name": "read_file", "arguments": {TEXT}', "[1, 2]"],
+        "no_call": ["", "<tool_call>", call("hermes")[:-20], f'{{"name": "read_file", "arguments": {TEXT}'],
         "multiple_calls": [f"{call('hermes')}\n{call('hermes')}", f"{call('json')} {call('json')}"],
         "wrapped": [f"Sure! {call('hermes')}", f"{call('hermes')}\nDone.", f"```json\n{call('json')}\n```"],
         "json_invalid": [hermes(f"{{'name': 'read_file', 'arguments': {QUOTED}}}"),
@@ -209,7 +209,8 @@ def test_a_final_is_any_plain_text_or_the_object_of_the_json_protocol(wire: str)
 
     assert final(" The sum was off by one: {x} became {y}.\n")["summary"] == "The sum was off by one: {x} became {y}."
     assert final('{"type":"final","summary":"ok","changes":[]}') == {"type": "final", "summary": "ok", "changes": []}
-    assert final('{"type":"final"}') is None and final('{"a": 1}') is None
+    for text in ('{"type":"final"}', '{"a": 1}', "[1, 2]", "{} is returned now", "use <tool_call> for it"):
+        assert final(text)["summary"] == text
 
 
 def test_text_beside_one_native_call_is_legal() -> None:

@@ -15,7 +15,7 @@ import pytest
 from repo_agent.errors import InfraError, UserError
 from repo_agent.messages import ToolCall
 from repo_agent.tools.files import default_registry
-from repo_agent.tools.registry import Registry, ToolResult, cut
+from repo_agent.tools.registry import Registry, ToolResult, cut, tool
 from repo_agent.tools.verdict import executed
 
 REGISTRY = default_registry()
@@ -95,6 +95,43 @@ def test_the_tools_work(repo: Path) -> None:
 )
 def test_a_tool_refuses_with_a_code(repo: Path, name: str, args: dict[str, Any], code: str) -> None:
     result = run(repo, name, **args)
+    assert (result.ok, result.code, executed(result)) == (False, code, "exec_error")
+
+
+TOO_LONG = {
+    "folders": "a/" * 100 + "x",
+    "parts": "a/" * 1500 + "x",
+    "dots": "./" * 3000 + "x",
+    "slashes": "a" + "/" * 3000 + "x",
+    "letters": "x/" + "y" * 1000,
+}
+
+
+@pytest.mark.parametrize("path", TOO_LONG.values(), ids=TOO_LONG)
+def test_a_path_that_is_too_long_is_a_bad_value(repo: Path, path: str) -> None:
+    calls = {
+        "write_file": {"rel_path": path, "content": "x"},
+        "read_file": {"rel_path": path, "max_chars": 9},
+        "list_files": {"rel_dir": path, "max_files": 9},
+        "grep": {"rel_dir": path, "pattern": "x", "max_hits": 9},
+    }
+    for name, args in calls.items():
+        call = ToolCall(name, args)
+        fault = REGISTRY.check(call)
+        assert fault and fault.turn_class == "bad_value"
+        assert REGISTRY.execute(call, repo, 4000).code == "path_escape"  # a loop that does not check first
+    assert run(repo, "write_file", rel_path="d/" * 63 + "x", content="x").ok
+
+
+@pytest.mark.parametrize(("raised", "code"), [(MemoryError, "too_much"), (RecursionError, "too_much")])
+def test_memory_and_recursion_that_a_call_uses_up_are_the_models(
+    repo: Path, raised: type[Exception], code: str
+) -> None:
+    def greedy(root: Path, text: str) -> str:
+        """Take much."""
+        raise raised
+
+    result = Registry([tool(greedy)]).execute(ToolCall("greedy", {"text": "x"}), repo, 99)
     assert (result.ok, result.code, executed(result)) == (False, code, "exec_error")
 
 

@@ -131,7 +131,7 @@ class Rollout:
 
     def _judge(self, completion: Completion) -> tuple[Verdict, bool, Message]:
         """The verdict, whether a forgiving parse finds a call that the schema takes, and the reply as a message."""
-        parsed = self.protocol.parse(completion.text)
+        parsed = self.protocol.parse(completion.text, self.registry.specs)
         truncated = completion.finish_reason == "length"
         verdict = judge(parsed, self.registry, truncated=truncated, any_call=self.any_call)
         lenient = (not verdict.turn_class and parsed.lenient is parsed.call) or lenient_ok(parsed, self.registry)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from repo_agent import cli_agents, cli_data
+from repo_agent.cli_agents import output
 from repo_agent.errors import InfraError, Stopped, UserError
 
 app = typer.Typer(
@@ -42,6 +42,7 @@ KEPT = "finished rollouts are kept, and the same command resumes"
 
 def main() -> None:
     """Run a command. Bad input and failures of ours end in one line on stderr: exit code 2 and 1."""
+    warnings.showwarning = _warned
     try:
         app()
     except UserError as error:
@@ -62,7 +63,7 @@ def suite_list(as_json: Json = False) -> None:
     from repo_agent.tasks import list_suites
 
     rows = list_suites()
-    _print(as_json, {"suites": [{"spec": spec, "help": text} for spec, text in rows]}, lambda show: show.pairs(rows))
+    output(as_json, {"suites": [{"spec": spec, "help": text} for spec, text in rows]}, lambda show: show.pairs(rows))
 
 
 @suite_app.command("show")
@@ -72,9 +73,9 @@ def suite_show(suite: SuiteArg, task: OneTask = None, as_json: Json = False) -> 
 
     loaded = load_suite(suite)
     if task:
-        _print(as_json, one := workspace_of(loaded, task), lambda show: show.fields(one))
+        output(as_json, one := workspace_of(loaded, task), lambda show: show.fields(one))
     else:
-        _print(as_json, every := listing(loaded), lambda show: show.table(every["tasks"]))
+        output(as_json, every := listing(loaded), lambda show: show.table(every["tasks"]))
 
 
 @suite_app.command("validate")
@@ -96,7 +97,7 @@ def suite_validate(
     loaded = load_suite(suite)
     with _show(as_json).bar("grading") as bar:
         result = asdict(asyncio.run(validate(loaded, choose(unsafe_local), jobs, bar.count, isolated_io)))
-    _print(as_json, result, lambda show: show.validation(result))
+    output(as_json, result, lambda show: show.validation(result))
     if result["odd"]:
         raise typer.Exit(1)
 
@@ -108,7 +109,7 @@ def suite_split(suite: SuiteArg, held_out: HeldOut = None, as_json: Json = False
 
     split = load_suite(suite).split(held_out)
     record = {"train": list(split.train), "held_out": list(split.held_out)}
-    _print(as_json, record, lambda show: show.pairs([(side, ", ".join(ids)) for side, ids in record.items()]))
+    output(as_json, record, lambda show: show.pairs([(side, ", ".join(ids)) for side, ids in record.items()]))
 
 
 @app.command("eval")
@@ -151,7 +152,7 @@ def eval_(
 
     with _show(as_json).rollouts(str(out)) as progress:
         result = run_eval(EvalOptions(**given), progress)
-    _print(as_json, result, lambda show: show.run(out, result))
+    output(as_json, result, lambda show: show.run(out, result))
     left = f"{result['pending']} rollouts are pending"
     if stop := result["stopped"]:
         raise Stopped(f"{stop['reason']}; {left}", stop["code"])
@@ -190,7 +191,7 @@ def train(
 
     with _show(as_json).bar("training") as bar:
         record = train_sft(dataset, out, config, bar.step)
-    _print(as_json, record.model_dump(mode="json"), lambda show: show.adapter(out, record))
+    output(as_json, record.model_dump(mode="json"), lambda show: show.adapter(out, record))
 
 
 @app.command()
@@ -206,7 +207,7 @@ def compare(
     from repo_agent.report import page, terminal
 
     result = page.compare(runs, out)
-    _print(as_json, result.to_json(), lambda show: show.comparison(out, terminal.tables(result), result.text()))
+    output(as_json, result.to_json(), lambda show: show.comparison(out, terminal.tables(result), result.text()))
 
 
 @app.command()
@@ -235,7 +236,7 @@ def demo(
 
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere if as_json else sys.stdout):
         result = run_demo(seed, out, lambda words: app(words, standalone_mode=False), _show(False).line)
-    _print(as_json, result, lambda show: None)
+    output(as_json, result, lambda show: None)
 
 
 def _show(as_json: bool) -> Any:
@@ -244,15 +245,16 @@ def _show(as_json: bool) -> Any:
     return Show(quiet=as_json)
 
 
-def _print(as_json: bool, result: dict[str, Any], text: Callable[[Any], None]) -> None:
-    if as_json:
-        print(json.dumps(result, ensure_ascii=False))
-    else:
-        text(_show(False))
+def _warned(*what: Any, **more: Any) -> None:
+    from repo_agent.terminal import warned
+
+    warned(*what, **more)
 
 
 def _complain(text: str, code: int) -> int:
-    print(f"repo-agent: {text}", file=sys.stderr)
+    from repo_agent.terminal import complain
+
+    complain(text)
     return code
 
 

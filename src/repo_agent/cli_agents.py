@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,7 +40,7 @@ def record(
     options = RecordOptions(upstream=upstream, out=out, port=port, tools=tools, task_from=task_from)
     with Show(quiet=as_json).recording() as live:
         result = serve(options, live.start, live.told)
-    _print(as_json, result, lambda: Show().recorded(out, result))
+    output(as_json, result, lambda show: show.recorded(out, result))
 
 
 def import_(
@@ -60,10 +59,9 @@ def import_(
     repo-agent import sweagent trajectories/ --out runs/sweagent
     """
     from repo_agent.record.importers import import_logs
-    from repo_agent.show import Show
 
     result = import_logs(kind, path, out, tools, passed)
-    _print(as_json, result, lambda: Show().imported(out, result))
+    output(as_json, result, lambda show: show.imported(out, result))
 
 
 def mark(
@@ -76,17 +74,21 @@ def mark(
 
     repo-agent mark runs/mine fix-the-date-parser-1a2b3c4d/0 passed
     """
-    from repo_agent.show import Show
     from repo_agent.traces.labels import mark as label
     from repo_agent.traces.store import RunDir
 
     marked = label(run, which, outcome, RunDir(run).rollouts())
     result = {"marked": [f"{one.task}/{one.number}" for one in marked], "outcome": outcome}
-    _print(as_json, result, lambda: Show().pairs([(outcome, ", ".join(result["marked"]))]))
+    output(as_json, result, lambda show: show.pairs([(outcome, ", ".join(result["marked"]))]))
 
 
-def _print(as_json: bool, result: dict[str, Any], text: Callable[[], None]) -> None:
+def output(as_json: bool, result: dict[str, Any], text: Callable[[Any], None]) -> None:
+    """A command's result: one JSON object, or what `text` does with a `Show`."""
     if as_json:
-        print(json.dumps(result, ensure_ascii=False))
+        from repo_agent.terminal import say_json
+
+        say_json(result)
     else:
-        text()
+        from repo_agent.show import Show
+
+        text(Show())

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+
+from repo_agent.cli_agents import output
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Tools = Annotated[str | None, typer.Option("--tools", help="Your tools: a .py file, a module, or schema.json.")]
@@ -23,10 +23,9 @@ def add_to(app: typer.Typer) -> None:
 def inventory(paths: Traces, tools: Tools = None, as_json: Json = False) -> None:
     """What a pile of traces holds: runs, passes, turns by class, and how many rows would pass the gates."""
     from repo_agent.data.inventory import inventory as count
-    from repo_agent.show import Show
 
     result = count(paths, tools)
-    _print(as_json, result, lambda: Show().inventory(result))
+    output(as_json, result, lambda show: show.inventory(result))
 
 
 def build(
@@ -98,7 +97,7 @@ def build(
     show = Show(quiet=as_json)
     with show.bar("reading traces") as bar:
         result = make(options, None if dry_run else out, bar.count, show.line)
-    _print(as_json, result, lambda: Show().dataset(None if dry_run else out, result))
+    output(as_json, result, lambda show: show.dataset(None if dry_run else out, result))
 
 
 def audit(
@@ -129,10 +128,3 @@ def audit(
         raise UserError("already exists", str(html), "Choose another --html, or remove it")
     html.write_text(audit_page(read, renderer), encoding="utf-8")
     Show().line(f"page: {html}")
-
-
-def _print(as_json: bool, result: dict[str, Any], text: Callable[[], None]) -> None:
-    if as_json:
-        print(json.dumps(result, ensure_ascii=False))
-    else:
-        text()

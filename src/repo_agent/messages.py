@@ -78,7 +78,7 @@ def strict_json(text: str) -> Any:
 
     Raises ValueError or RecursionError.
     """
-    return json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite)
+    return _STRICT.decode(text)
 
 
 def nesting(value: Any) -> int:
@@ -165,3 +165,6 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite)

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from repo_agent.data.audit import Audit
 from repo_agent.progress import Progress as RolloutProgress
+from repo_agent.terminal import Terminal
 from repo_agent.tools.verdict import UNSCORED
 from repo_agent.traces.trace import Trace
 from repo_agent.view import view
@@ -51,7 +52,9 @@ class Live:
         """It listens; so many rollouts of a killed recorder were finished first."""
         if recovered:
             self._console.print(f"finished {recovered} rollouts of a recorder that was killed")
-        self._console.print(f"recording: give your agent the base URL [bold]{base_url}[/]; Ctrl-C ends", soft_wrap=True)
+        self._console.print(
+            f"recording: give your agent the base URL [bold]{escape(base_url)}[/]; Ctrl-C ends", soft_wrap=True
+        )
         if self._console.is_terminal:
             self._status.start()
 
@@ -66,8 +69,8 @@ class Show:
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
-        self._out = Console(highlight=False)
-        self._err = Console(stderr=True, highlight=False, quiet=quiet)
+        self._out = Terminal()
+        self._err = Terminal(stderr=True, quiet=quiet)
 
     def line(self, text: str) -> None:
         """One plain line."""
@@ -221,7 +224,7 @@ class Show:
         losses = [entry["loss"] if isinstance(entry, dict) else entry.loss for entry in record.losses]
         if losses:
             self._out.print(f"loss {losses[0]:.3f} → {losses[-1]:.3f} in {len(losses)} steps")
-        self._out.print(f"adapter: {out}")
+        self._out.print(f"adapter: {escape(str(out))}", soft_wrap=True)
 
     def comparison(self, out: Path, tables: Sequence[Table], prose: Sequence[str]) -> None:
         """Arms, the differences that decide, and the verdict in words; a command stays on one line."""

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.rule import Rule
 from rich.text import Text
 
+from repo_agent.escape import visible
 from repo_agent.messages import Message, ToolCall, read_spoken
 from repo_agent.traces.trace import Trace, Turn
 
@@ -154,6 +155,7 @@ def _line_style(line: str) -> str:
 
 
 def _head(text: str, most: int = SHOWN_LINES) -> str:
-    lines = text.splitlines()
+    """The first lines, what a terminal would obey made visible: Rich drops some of it without a trace."""
+    lines = [visible(line) for line in text.splitlines()]
     more = [f"… {len(lines) - most} more lines"] if len(lines) > most else []
     return "\n".join(lines[:most] + more)

@@ -53,7 +53,9 @@ def classify(trace: Trace, registry: Registry) -> list[Verdict]:
             verdicts.append(Verdict("infra_error" if turn.turn_class == "infra_error" else "unjudged"))
             continue
         verdict = judge(
-            _parsed(turn, protocol, older and trace.protocol == "native") if protocol else _read_by_agent(turn),
+            _parsed(turn, protocol, registry, older and trace.protocol == "native")
+            if protocol
+            else _read_by_agent(turn),
             registry,
             truncated=turn.finish_reason == "length",
             any_call=any_call,
@@ -79,12 +81,12 @@ def _read_by_agent(turn: Turn) -> Parsed:
     return Parsed(call=turn.call, lenient=turn.call) if turn.call else Parsed(fault="no_call", error="no call in it")
 
 
-def _parsed(turn: Turn, protocol: Protocol, native: bool) -> Parsed:
+def _parsed(turn: Turn, protocol: Protocol, registry: Registry, native: bool) -> Parsed:
     """What a turn says. The last reply of an older native trace has no next request that shows whether it was a call.
 
     Where it could not be parsed and begins like JSON, it is taken for a call's arguments.
     """
-    parsed = protocol.parse(turn.text if turn.text is not None else _as_text(turn))
+    parsed = protocol.parse(turn.text if turn.text is not None else _as_text(turn), registry.specs)
     begins_like_json = (turn.text or "").lstrip().startswith(("{", "["))
     if turn.broken_arguments or (native and parsed.fault == "no_call" and begins_like_json):
         return Parsed(fault="json_invalid", error="the arguments are not a JSON object")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 from typing import Protocol as Interface
 
@@ -37,8 +38,9 @@ class Protocol(Interface):
     def observe(self, reply: Message, text: str) -> list[Message]:
         """A tool's result, or an error, as the messages that answer `reply`."""
 
-    def parse(self, text: str) -> Parsed:
-        """Read one reply: strictly, and leniently beside it."""
+    def parse(self, text: str, tools: Container[str] | None = None) -> Parsed:
+        """Read one reply: strictly, and leniently beside it. `tools`: the names of the agent's tools, which tell a call
+        that stands in prose from other JSON; None where they are not known: then any name will do."""
 
     def schema(self, registry: Registry) -> dict[str, Any] | None:
         """The JSON schema of a legal reply, for constrained decoding; keys in the order that `render_call` writes.

@@ -11,15 +11,19 @@ any template. A plain text without a call is the final, as these models were tra
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Container
 from typing import Any
 
 from repo_agent.messages import MAX_DEPTH, Message, ToolCall, nesting, strict_json
-from repo_agent.protocols.stray import called, without_call
+from repo_agent.protocols.leaks import without_thinking
+from repo_agent.protocols.lenient import called
+from repo_agent.protocols.stray import END_TAG, TAG, marked, without_call
 from repo_agent.tools.registry import Registry
 from repo_agent.tools.verdict import Parsed
 
-OPEN, CLOSE = "<tool_call>", "</tool_call>"
+OPEN, CLOSE = TAG, END_TAG
 _PROMPT = """You fix code in a repository. Each turn, reply with exactly one tool call and nothing else.
 When done, reply with a short summary in plain text and no tool call.
 Every argument is required. Tests run by themselves after a write."""
@@ -67,14 +71,17 @@ class Hermes:
     def observe(self, reply: Message, text: str) -> list[Message]:
         return [Message("user", f"<tool_response>\n{text}\n</tool_response>")]
 
-    def parse(self, text: str) -> Parsed:
-        body = text.strip()
-        if not (body.startswith(OPEN) and body.endswith(CLOSE)):
-            return without_call(text, tags=(OPEN, CLOSE))
-        try:
-            value = strict_json(body[len(OPEN) : -len(CLOSE)])
-        except (ValueError, RecursionError):
-            return without_call(text, tags=(OPEN, CLOSE))
+    def parse(self, text: str, tools: Container[str] | None = None) -> Parsed:
+        text = without_thinking(text)
+        body, value = text.strip(), None
+        tagged = body.startswith(OPEN) and body.endswith(CLOSE)
+        if tagged:
+            with contextlib.suppress(ValueError, RecursionError):
+                value = strict_json(body[len(OPEN) : -len(CLOSE)])
+        if not isinstance(value, dict):
+            where = f"a call stands between {OPEN} and {CLOSE}"
+            parsed = without_call(text, tools, lambda span: marked(text, span, (OPEN,)), (OPEN, CLOSE), where)
+            return Parsed(fault="no_call", error=where) if tagged and parsed.final else parsed
         if nesting(value) > MAX_DEPTH:
             return Parsed(fault="json_invalid", error=f"nested deeper than {MAX_DEPTH}")
         call = called(value)

@@ -8,10 +8,15 @@ Results come back as user messages that start with `[tool_result] `.
 from __future__ import annotations
 
 import json
+from collections.abc import Container
+from functools import partial
 from typing import Any
 
 from repo_agent.messages import MAX_DEPTH, Message, ToolCall, nesting, strict_json
-from repo_agent.protocols.lenient import Found, find_objects
+from repo_agent.protocols.leaks import without_thinking
+from repo_agent.protocols.lenient import called
+from repo_agent.protocols.spans import Span
+from repo_agent.protocols.stray import stray
 from repo_agent.tools.registry import Registry
 from repo_agent.tools.verdict import Parsed
 
@@ -47,15 +52,15 @@ class JsonObject:
     def observe(self, reply: Message, text: str) -> list[Message]:
         return [Message("user", f"[tool_result] {text}")]
 
-    def parse(self, text: str) -> Parsed:
-        found = find_objects(text)
-        lenient = _as_call(found[0].value) if len(found) == 1 else None
+    def parse(self, text: str, tools: Container[str] | None = None) -> Parsed:
+        text = without_thinking(text)
         try:
             value = strict_json(text)
-        except (ValueError, RecursionError) as error:
-            return _refused(text, found, lenient, str(error))
+        except (ValueError, RecursionError):
+            value = None
         if not isinstance(value, dict):
-            return _refused(text, found, lenient, "not an object")
+            fault = stray(text, tools, partial(_is_own, _whole(text))).fault(_ASK, where=_KEYS)
+            return fault or Parsed(fault="no_call", error=_ASK)
         if nesting(value) > MAX_DEPTH:
             return Parsed(fault="json_invalid", error=f"nested deeper than {MAX_DEPTH}")
         return _envelope(value)
@@ -77,34 +82,28 @@ class JsonObject:
 
 
 _ASK = "reply with one JSON object, a tool_call or a final"
+_KEYS = 'the keys are "type", "name" and "args"'
 
 
 def _dump(value: dict[str, Any]) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def _refused(text: str, found: list[Found], lenient: ToolCall | None, error: str) -> Parsed:
-    """Class a reply that is not strict JSON as a whole."""
-    if not found:
-        return Parsed(fault="no_call", error=_ASK)
-    if len(found) > 1:
-        return Parsed(fault="multiple_calls", error="one call a turn, please")
-    if text[: found[0].start].strip() or text[found[0].end :].strip():
-        return Parsed(fault="wrapped", error="no text, fence or tag around the JSON object", lenient=lenient)
-    return Parsed(fault="json_invalid", error=f"not valid JSON: {error}", lenient=lenient)
+def _whole(text: str) -> tuple[int, int]:
+    """Where a reply begins and ends, white space left out."""
+    return len(text) - len(text.lstrip()), len(text.rstrip())
+
+
+def _is_own(whole: tuple[int, int], span: Span) -> bool:
+    """Whether an object says of itself that it is a call or a final, or is the whole reply and has a call's keys."""
+    said = span.type == "tool_call" or (span.type == "final" and "summary" in span.keys)
+    return said or (span.is_call and (span.start, span.end) == whole)
 
 
 def _envelope(value: dict[str, Any]) -> Parsed:
     if value.get("type") == "final" and isinstance(value.get("summary"), str):
         return Parsed(final=value)
-    call = _as_call(value)
+    call = called(value)
     if call is None or value.get("type") != "tool_call" or set(value) != {"type", "name", "args"}:
-        return Parsed(fault="envelope_invalid", error='the keys are "type", "name" and "args"', lenient=call)
+        return Parsed(fault="envelope_invalid", error=_KEYS, lenient=call)
     return Parsed(call=call, lenient=call)
-
-
-def _as_call(value: dict[str, Any]) -> ToolCall | None:
-    name, args = value.get("name"), value.get("args")
-    if isinstance(name, str) and isinstance(args, dict) and all(isinstance(key, str) for key in args):
-        return ToolCall(name, args)
-    return None

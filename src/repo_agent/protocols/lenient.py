@@ -1,67 +1,61 @@
-"""The forgiving parser: finds call-like JSON objects anywhere in a reply. It never repairs text.
+"""The forgiving parse of one object, for the column `lenient`. It never repairs text.
 
-`raw_decode(strict=False)` from each `{`, then `ast.literal_eval` for Python quotes: exact on fences, tags, prose around
-the object and raw newlines in strings.
+`raw_decode(strict=False)`, then, where the object's own keys are in Python quotes, `ast.literal_eval` of what holds
+nothing but literals: exact on raw newlines in strings and on Python quotes.
 """
 
 from __future__ import annotations
 
 import ast
 import json
-from dataclasses import dataclass
+import re
 from typing import Any
 
+from repo_agent.messages import MAX_DEPTH, ToolCall, nesting
+
 _DECODER = json.JSONDecoder(strict=False)
-_STARTS = 64
-"""How many opening braces of a reply are tried as the start of an object: a looping model writes thousands."""
-_LITERAL_ENDS = 8
-"""How many closing braces, from the last one back, are tried as the end of a Python literal."""
 _LITERAL_CHARS = 20_000
-"""Longer replies are not tried as Python literals."""
+"""Longer objects are not tried as Python literals."""
+_LITERAL = re.compile(
+    r"""\{\s*+(?='|\})(?:[\s{}\[\],:]|'[^'\\]*+(?:\\.[^'\\]*+)*+'|"[^"\\]*+(?:\\.[^"\\]*+)*+"
+    |-?\d++(?:\.\d++)?(?:[eE][+-]?\d++)?|True\b|False\b|None\b)*+""",
+    re.DOTALL | re.VERBOSE,
+)
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """One object and where it stood in the text."""
-
-    value: dict[str, Any]
-    start: int
-    end: int
-
-
-def find_objects(text: str) -> list[Found]:
-    """Every outermost call-like object (a dict with `name` or `type`) of a reply, in order."""
-    found, position = [], text.find("{")
-    for _ in range(_STARTS):
-        if position < 0:
-            break
-        hit = _decode(text, position)
-        if hit and ("name" in hit.value or "type" in hit.value):
-            found.append(hit)
-        position = text.find("{", hit.end if hit else position + 1)
-    return found
-
-
-def _decode(text: str, start: int) -> Found | None:
+def json_object(text: str) -> dict[str, Any] | None:
+    """The JSON object that a text is, raw newlines in strings allowed; None where it is none, or too deep."""
     try:
-        value, end = _DECODER.raw_decode(text, start)
+        value, end = _DECODER.raw_decode(text)
     except (ValueError, RecursionError):
-        return _literal(text, start)
-    return Found(value, start, end) if isinstance(value, dict) else None
-
-
-def _literal(text: str, start: int) -> Found | None:
-    if len(text) > _LITERAL_CHARS or not text[start + 1 :].lstrip().startswith("'"):
         return None
-    end = len(text)
-    for _ in range(_LITERAL_ENDS):
-        end = text.rfind("}", start, end)
-        if end < 0:
-            return None
-        try:
-            value = ast.literal_eval(text[start : end + 1])
-        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-            continue
-        if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-            return Found(value, start, end + 1)
-    return None
+    return value if isinstance(value, dict) and end == len(text) and nesting(value) <= MAX_DEPTH else None
+
+
+def any_object(text: str) -> dict[str, Any] | None:
+    """The same, or the object of a Python literal."""
+    value = json_object(text)
+    if value is not None or len(text) > _LITERAL_CHARS or not _LITERAL.fullmatch(text):
+        return value
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return None
+    return value if isinstance(value, dict) and nesting(value) <= MAX_DEPTH and _is_json(value) else None
+
+
+def called(value: Any) -> ToolCall | None:
+    """The call that an object means, under the keys of any protocol, or None."""
+    if not isinstance(value, dict):
+        return None
+    name, args = value.get("name"), value.get("arguments", value.get("args"))
+    return ToolCall(name, args) if isinstance(name, str) and isinstance(args, dict) else None
+
+
+def _is_json(value: Any) -> bool:
+    """Whether a Python value is one of JSON: texts as keys, no sets and the like."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) for key in value) and all(map(_is_json, value.values()))
+    if isinstance(value, list):
+        return all(map(_is_json, value))
+    return value is None or isinstance(value, (str, int, float, bool))

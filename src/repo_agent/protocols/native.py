@@ -10,11 +10,13 @@ that speaks this protocol; a call that stands in the text, where no server looks
 from __future__ import annotations
 
 import json
+from collections.abc import Container
 from typing import Any
 
 from repo_agent.messages import MAX_DEPTH, Message, ToolCall, nesting, read_spoken, reply_message, spoken, strict_json
-from repo_agent.protocols.lenient import find_objects
-from repo_agent.protocols.stray import called, without_call
+from repo_agent.protocols.leaks import without_thinking
+from repo_agent.protocols.lenient import called, json_object
+from repo_agent.protocols.stray import without_call
 from repo_agent.tools.registry import Registry
 from repo_agent.tools.verdict import Parsed
 
@@ -49,10 +51,10 @@ class Native:
             return [Message("user", text)]
         return [Message("tool", text)] + [Message("tool", "not run")] * (len(reply.tool_calls) - 1)
 
-    def parse(self, text: str) -> Parsed:
+    def parse(self, text: str, tools: Container[str] | None = None) -> Parsed:
         content, calls = read_spoken(text)
         if not calls:
-            return without_call(content)
+            return without_call(without_thinking(content), tools, lambda span: False, ("", ""), _BESIDE)
         if len(calls) > 1:
             return Parsed(fault="multiple_calls", error="one call a turn, please")
         name, said = calls[0].get("name"), calls[0].get("arguments")
@@ -71,6 +73,9 @@ class Native:
         return None
 
 
+_BESIDE = "a call stands beside the text, not in it"
+
+
 def _lenient(name: Any, said: Any) -> ToolCall | None:
-    found = find_objects(f'{{"name":{json.dumps(name)},"arguments":{said}}}') if isinstance(said, str) else []
-    return called(found[0].value) if len(found) == 1 else None
+    args = json_object(said.strip()) if isinstance(said, str) else said
+    return called({"name": name, "arguments": args})

@@ -1,63 +1,118 @@
-"""A reply in which a protocol with plain finals found no call in its place: a call gone astray, a final, or nothing.
-
-What both such protocols (`hermes`, `native`) share.
+"""A reply that holds no legal call in its protocol's place: which objects and markers in it count as calls, and the
+class that they give it. What all protocols share.
 """
 
 from __future__ import annotations
 
+import re
+from bisect import bisect
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from repo_agent.messages import ToolCall, strict_json
-from repo_agent.protocols.lenient import Found, find_objects
+from repo_agent.messages import strict_json
+from repo_agent.protocols.leaks import leaks
+from repo_agent.protocols.lenient import any_object, called
+from repo_agent.protocols.spans import Span, scan
 from repo_agent.tools.verdict import Parsed
 
+TAG, END_TAG = "<tool_call>", "</tool_call>"
 _ASK = "make one tool call, or finish with a plain text"
+_MARKERS = (TAG, "<|python_tag|>", "<|tool_call|>", "[TOOL_CALLS]", "[TOOL_CALLS][", "<function_call>")
+"""What stands right before a call's object."""
+_NEAR = 200
+"""Characters between the two, white space and the marker."""
 
 
-def called(value: Any) -> ToolCall | None:
-    """The call that an object means, also under the keys of the JSON protocol, or None."""
-    if not isinstance(value, dict):
-        return None
-    name, args = value.get("name"), value.get("arguments", value.get("args"))
-    if isinstance(name, str) and isinstance(args, dict) and all(isinstance(key, str) for key in args):
-        return ToolCall(name, args)
-    return None
+@dataclass(frozen=True, slots=True)
+class Stray:
+    """The calls of a reply: objects, the number of others, and whether one was opened that never closes."""
+
+    text: str
+    objects: tuple[Span, ...]
+    others: int
+    opened: bool
+
+    def fault(self, ask: str, tags: tuple[str, str] = ("", ""), where: str = "") -> Parsed | None:
+        """The class of a reply that is not legal; None where it holds no call at all.
+
+        `tags` may stand around a lone call, which is then only in the wrong envelope; `where` says what is wrong there.
+        """
+        if self.opened:
+            return Parsed(fault="no_call", error=ask)
+        count = len(self.objects) + self.others
+        if count != 1:
+            return Parsed(fault="multiple_calls", error="one call a turn, please") if count else None
+        if not self.objects:
+            return Parsed(fault="wrapped", error="a call in another syntax than this agent's")
+        span = self.objects[0]
+        body = self.text[span.start : span.end]
+        lenient = called(any_object(body))
+        before = self.text[: span.start].strip().removesuffix(tags[0]).strip()
+        after = self.text[span.end :].strip().removeprefix(tags[1]).strip()
+        if before or after:
+            return Parsed(fault="wrapped", error="no text, fence or tag around the call", lenient=lenient)
+        try:
+            strict_json(body)
+        except (ValueError, RecursionError) as error:
+            return Parsed(fault="json_invalid", error=f"not valid JSON: {error}", lenient=lenient)
+        return Parsed(fault="envelope_invalid", error=where, lenient=lenient)
 
 
-def without_call(text: str, tags: tuple[str, str] | None = None) -> Parsed:
-    """Class a reply without a legal call. `tags` are those that the protocol itself puts around one."""
-    marked = "<tool_call>" in text
-    found = [hit for hit in find_objects(text) if marked or called(hit.value)]
-    if len(found) > 1:
-        return Parsed(fault="multiple_calls", error="one call a turn, please")
-    if found:
-        return _astray(text, found[0], tags)
-    final = None if marked else _final(text.strip())
+def stray(text: str, tools: Container[str] | None, own: Callable[[Span], bool]) -> Stray:
+    """Look through a reply. An object counts where it is in the protocol's `own` place, or has a call's keys and the
+    name of a declared tool; `tools` None: of any."""
+    found = scan(text)
+    objects = [
+        span for span in found.spans if own(span) or (_holds_call(text, span) and (tools is None or span.name in tools))
+    ]
+    closed = frozenset(span.start for span in found.spans)
+    others = [leak for leak in leaks(text, tools) if not _is_inside(leak.start, found.spans)]
+    places = [tag.end() for tag in re.finditer(TAG, text) if not _is_inside(tag.start(), found.spans)]
+    opened = any(_opens(text, place, closed) for place in [*places, *(leak.end for leak in others)])
+    return Stray(text, tuple(objects), len(others), opened or found.opened_call)
+
+
+def without_call(
+    text: str, tools: Container[str] | None, own: Callable[[Span], bool], tags: tuple[str, str], where: str
+) -> Parsed:
+    """Class a reply without a legal call in a protocol with plain finals: a call gone astray, a final, or nothing."""
+    fault = stray(text, tools, own).fault(_ASK, tags, where)
+    if fault:
+        return fault
+    final = _final(text.strip())
     return Parsed(final=final) if final else Parsed(fault="no_call", error=_ASK)
 
 
-def _astray(text: str, hit: Found, tags: tuple[str, str] | None) -> Parsed:
-    before, after = text[: hit.start].strip(), text[hit.end :].strip()
-    if tags:
-        before, after = before.removesuffix(tags[0]), after.removeprefix(tags[1])
-    lenient = called(hit.value)
-    if before.strip() or after.strip():
-        return Parsed(fault="wrapped", error="no text around the call", lenient=lenient)
-    try:
-        strict_json(text[hit.start : hit.end])
-    except (ValueError, RecursionError) as error:
-        return Parsed(fault="json_invalid", error=f"not valid JSON: {error}", lenient=lenient)
-    where = f"a call stands between {tags[0]} and {tags[1]}" if tags else "a call stands beside the text, not in it"
-    return Parsed(fault="envelope_invalid", error=where, lenient=lenient)
+def marked(text: str, span: Span, markers: tuple[str, ...] = _MARKERS) -> bool:
+    """Whether a call's marker stands right before an object."""
+    return text[max(0, span.start - _NEAR) : span.start].rstrip().endswith(markers)
+
+
+def _holds_call(text: str, span: Span) -> bool:
+    return span.is_call or ({"name", "parameters"} <= span.keys and marked(text, span))
+
+
+def _is_inside(place: int, spans: Sequence[Span]) -> bool:
+    """Whether a place is in one of the objects, which are in order."""
+    before = bisect(spans, place, key=lambda span: span.start)
+    return before > 0 and place < spans[before - 1].end
+
+
+def _opens(text: str, place: int, closed: Container[int]) -> bool:
+    """Whether a marker that ends at a place is followed by an object that does not close, or by nothing."""
+    while place < len(text) and text[place].isspace():
+        place += 1
+    return place == len(text) or (text[place] == "{" and place not in closed)
 
 
 def _final(text: str) -> dict[str, Any] | None:
-    """The final that a text is: its own object where it is one, else the text as the summary; None for no final."""
-    if not text.startswith(("{", "[")):
-        return {"type": "final", "summary": text} if text else None
-    try:
-        value = strict_json(text)
-    except (ValueError, RecursionError):
-        return None
-    told = isinstance(value, dict) and value.get("type") == "final" and isinstance(value.get("summary"), str)
-    return value if told else None
+    """The final that a text is: its own object where it is one, else the text as the summary; None for no text."""
+    if text.startswith("{"):
+        try:
+            value = strict_json(text)
+        except (ValueError, RecursionError):
+            value = None
+        if isinstance(value, dict) and value.get("type") == "final" and isinstance(value.get("summary"), str):
+            return value
+    return {"type": "final", "summary": text} if text else None

@@ -28,6 +28,8 @@ class Tally:
 
     def __init__(self) -> None:
         self.classes: Counter[str] = Counter()
+        self.unchecked: Counter[str] = Counter()
+        """Calls by what of their tool's schema was not checked."""
 
     def add(self, turn_class: str) -> None:
         self.classes[turn_class] += 1
@@ -48,7 +50,8 @@ class Tally:
             told = "not measured: neither --tools nor a request says which tools there are"
             return f"validity {told if counts.get('unjudged') else 'not measured yet'}"
         said = ", ".join(f"{count} {name}" for name, count in counts.items())
-        return f"validity so far {counts.get('ok', 0) / scored:.1%} of {scored} turns ({said})"
+        partly = "".join(f"; {count} calls without {name} checked" for name, count in sorted(self.unchecked.items()))
+        return f"validity so far {counts.get('ok', 0) / scored:.1%} of {scored} turns ({said}{partly})"
 
 
 class Judge:
@@ -74,10 +77,11 @@ class Judge:
     def _judge(self, protocol: str, text: str, finish_reason: str | None) -> Judged:
         if self._registry is None:
             return Judged("unjudged")
-        parsed = protocol_named(protocol).parse(text)
+        parsed = protocol_named(protocol).parse(text, self._registry.specs)
         truncated = finish_reason == "length"
         verdict = judge(parsed, self._registry, truncated=truncated, any_call=self._any_call)
         self._any_call = self._any_call or holds_call(verdict)
+        self._tally.unchecked.update(verdict.unchecked)
         call = {"name": verdict.call.name, "args": verdict.call.args} if verdict.call else None
         return Judged(verdict.turn_class or "ok", call, lenient_ok(parsed, self._registry), verdict.error)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -11,9 +10,9 @@ from pathlib import Path, PurePosixPath
 
 from repo_agent.errors import UserError
 from repo_agent.sandbox.workspace import Files, put_files, regular_files
+from repo_agent.tasks.git import run_outside
 from repo_agent.tasks.source import Source, read_content
 
-SECONDS = 60.0
 _RELATIVE = "Give a path relative to the suite file"
 
 
@@ -57,44 +56,26 @@ def _patched(files: Files, patch: Path, where: str) -> dict[str, str | bytes]:
     with tempfile.TemporaryDirectory(prefix="repo-agent-") as folder:
         root = Path(os.path.realpath(folder))
         put_files(root, named)
-        _run(_command(patch), root, f"{where}: {patch}", text)
+        _run(patch, root, f"{where}: {patch}", text)
         after = {name: read_content(path) for name, path in regular_files(root)}
     return {name: content for name, content in files.items() if name not in named} | after
 
 
-def _command(patch: Path) -> list[str]:
-    path = os.path.realpath(patch)
-    if shutil.which("git"):
-        return ["git", "apply", "--whitespace=nowarn", path]
-    return ["patch", "--strip=1", "--batch", "--forward", "--no-backup-if-mismatch", f"--input={path}"]
-
-
-def _run(command: list[str], root: Path, where: str, patch: str) -> None:
-    """In a folder that git takes for no repository, whatever lies above it, and without the user's own settings."""
-    settings = {
-        "GIT_CEILING_DIRECTORIES": str(root.parent),
-        "GIT_CONFIG_GLOBAL": os.devnull,
-        "GIT_CONFIG_NOSYSTEM": "1",
-    }
-    env = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")} | settings
+def _run(patch: Path, root: Path, where: str, text: str) -> None:
+    """By git alone: `patch` hands what looks like a script for `ed` to `ed`, which runs commands."""
+    command = ["git", "apply", "--whitespace=nowarn", os.path.realpath(patch)]
     try:
-        done = subprocess.run(command, cwd=root, env=env, capture_output=True, timeout=SECONDS, check=False)
-        back = [*command[:2], "--reverse", *command[2:]]
-        turned = (
-            done.returncode
-            and not subprocess.run(
-                back, cwd=root, env=env, capture_output=True, timeout=SECONDS, check=False
-            ).returncode
-        )
+        done = run_outside(command, root)
+        turned = done.returncode and not run_outside([*command, "--reverse"], root).returncode
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UserError(f"cannot be applied ({error})", where, "Install git") from error
     if done.returncode:
-        if not patch.strip():
+        if not text.strip():
             raise UserError("is empty", where, "New files need `git add -N` before `git diff`")
         said = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
-        what = f"does not apply ({said[0] if said else command[0]})"
+        what = f"does not apply ({said[0] if said else 'git apply failed'})"
         if turned:
             remedy = "Is the change in the repository already (git status)? Else make the patch the other way round"
             raise UserError("applies only in reverse", where, remedy)
         remedy = "Make it with `git diff --relative --no-color --no-ext-diff` in the folder that `repo` names"
-        raise UserError(what, where, "Its lines end in CRLF: convert it" if "\r\n" in patch else remedy)
+        raise UserError(what, where, "Its lines end in CRLF: convert it" if "\r\n" in text else remedy)

@@ -8,7 +8,6 @@ links that lead outside, what gives answers away (`Answers`), and what the suite
 from __future__ import annotations
 
 import os
-import subprocess
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,13 +15,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from repo_agent.errors import UserError
+from repo_agent.tasks.git import known_to_git
 
 MAX_FILES, MAX_BYTES = 10_000, 50_000_000
 _VERSIONS, _CACHES = ".git .hg .svn", "__pycache__ .pytest_cache .mypy_cache .ruff_cache .hypothesis .tox .nox"
 LEFT_OUT = frozenset(f"{_VERSIONS} {_CACHES} .eggs node_modules .env .DS_Store".split())
 """Names of files and folders, wherever they stand."""
 _EXAMPLES = (".example", ".sample", ".template", ".dist")
-GIT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -117,45 +116,6 @@ class Source:
             return True
         on_the_way = [real, *real.parents[: max(0, len(real.relative_to(self.root).parts) - 1)]]
         return any(self._is_out(part.relative_to(self.root).as_posix(), part) for part in on_the_way)
-
-
-def known_to_git(root: Path) -> frozenset[str] | None:
-    """What git tracks below `root` or would add, in submodules too, and the folders on the way.
-
-    None where `root` is in no repository or ignored by the one around it, or git is not installed. Raises UserError
-    where git cannot say.
-    """
-    top = _git(root, "rev-parse", "--show-toplevel")
-    if top is None:
-        return None
-    if os.path.realpath(os.fsdecode(top).rstrip("\n")) != str(root) and _git(root, "check-ignore", str(root)):
-        return None
-    listed = _git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard") or b""
-    # A name with a slash at its end is another repository inside, or another checkout of this one.
-    names = {os.fsdecode(name) for name in listed.split(b"\0") if name and not name.endswith(b"/")}
-    for name in [name for name in names if (root / name).is_dir() and not (root / name).is_symlink()]:
-        names |= {f"{name}/{below}" for below in known_to_git((root / name).resolve()) or ()}
-    return frozenset(names | {parent.as_posix() for name in names for parent in Path(name).parents} - {"."})
-
-
-def _git(root: Path, *words: str) -> bytes | None:
-    """What a git command prints; None where there is no git, or no repository. Nothing that a repository configures is
-    run, and nobody's environment points elsewhere."""
-    command = ["git", "-C", str(root), "-c", "core.fsmonitor=false", "-c", "safe.directory=*", *words]
-    env = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")} | {"LC_ALL": "C"}
-    try:
-        done = subprocess.run(command, env=env, capture_output=True, timeout=GIT_SECONDS, check=False)
-    except FileNotFoundError:
-        return None
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise UserError(f"git cannot be asked ({error})", str(root), "Set ignored = true to take every file") from error
-    if done.returncode > 1:
-        said = done.stderr.decode(errors="replace").strip()
-        if "not a git repository" in said or "must be run in a work tree" in said:
-            return None
-        first = said.splitlines()[0] if said else f"exit code {done.returncode}"
-        raise UserError(f"git cannot list its files ({first})", str(root), "Set ignored = true to take every file")
-    return done.stdout
 
 
 def is_excluded(name: str, patterns: Collection[str]) -> bool:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import regex
-
 from repo_agent.tools.paths import resolve
+from repo_agent.tools.patterns import pattern_fault
 from repo_agent.tools.registry import Pattern, PositiveInt, Registry, RelPath, ToolError, cut, tool
+from repo_agent.tools.searchers import search
 
 MAX_FILES, MAX_CHARS, MAX_HITS = 500, 20_000, 200
 """Our caps: a larger number from the model is clamped, not refused."""
 MAX_BYTES = 2**20
 """How much of one file is read."""
-GREP_SECONDS = 2.0
-HIT_CHARS = 200
 HIDDEN = frozenset({"__pycache__", ".git", ".pytest_cache"})
 
 
@@ -41,18 +38,15 @@ def read_file(root: Path, rel_path: RelPath, max_chars: PositiveInt) -> str:
 @tool
 def grep(root: Path, pattern: Pattern, rel_dir: RelPath, max_hits: PositiveInt) -> str:
     """Search the files under rel_dir for a regular expression; show at most max_hits lines as path:line:text."""
-    compiled, hits = regex.compile(pattern), []
-    limit, deadline = min(max_hits, MAX_HITS), time.monotonic() + GREP_SECONDS
+    fault = pattern_fault(pattern)
+    if fault:
+        raise ToolError("bad_regex", fault)
     try:
-        for name, path in _walk(root, rel_dir):
-            for number, line in enumerate(_text(Path(path), name).splitlines(), 1):
-                if compiled.search(line, timeout=max(0.001, deadline - time.monotonic())):
-                    hits.append(f"{name}:{number}:{line[:HIT_CHARS]}")
-                if len(hits) >= limit:
-                    return "\n".join(hits)
-    except TimeoutError as error:
-        raise ToolError("timeout", f"the pattern took over {GREP_SECONDS:g} s") from error
-    return "\n".join(hits) or "[no hits]"
+        files = _walk(root, rel_dir)
+    except ToolError:
+        search(pattern, [], 1)  # a pattern that does not compile is told first
+        raise
+    return "\n".join(search(pattern, files, min(max_hits, MAX_HITS))) or "[no hits]"
 
 
 @tool(writes=True)

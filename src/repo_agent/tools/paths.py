@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from repo_agent.tools.registry import ToolError, lexical_fault
+from repo_agent.tools.registry import ToolError
+from repo_agent.tools.schema import lexical_fault
 
 
 def resolve(root: Path, rel: str) -> Path:

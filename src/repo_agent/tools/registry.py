@@ -16,16 +16,15 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any, overload
 
 import jsonschema
 import pydantic
-import regex
-from referencing.exceptions import Unresolvable
 
 from repo_agent.errors import InfraError, UserError, boundary
 from repo_agent.messages import ToolCall
+from repo_agent.tools.schema import ArgumentSchema
 
 PositiveInt = Annotated[int, pydantic.Field(ge=1)]
 RelPath = Annotated[str, pydantic.Field(json_schema_extra={"format": "relative-path"})]
@@ -65,8 +64,8 @@ class ToolSpec:
     """Whether it changes files of the workspace."""
 
     @cached_property
-    def validator(self) -> Any:
-        return _Validator(self.parameters, format_checker=_FORMATS)
+    def schema(self) -> ArgumentSchema:
+        return ArgumentSchema(self.parameters)
 
     def signature(self) -> str:
         """`name(arg: type, …)`, the line that a prompt shows."""
@@ -88,6 +87,15 @@ class Fault:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What the check of a call came to."""
+
+    fault: Fault | None
+    unchecked: frozenset[str] = frozenset()
+    """What of its tool's schema would have taken too long, such as `pattern`: never the model's fault."""
+
+
 class Registry:
     """The tools of one agent, in order."""
 
@@ -96,26 +104,33 @@ class Registry:
 
     def check(self, call: ToolCall) -> Fault | None:
         """The first fault of a call, or None: the name, then missing, unexpected, mistyped, unusable arguments."""
+        return self.checked(call).fault
+
+    def checked(self, call: ToolCall) -> Checked:
+        """`check`, and what was not checked."""
         spec = self.specs.get(call.name)
         if spec is None:
-            return Fault("unknown_tool", f"there is no tool {call.name!r}; tools: {', '.join(self.specs)}")
-        faults = [_fault(spec, error) for error in spec.validator.iter_errors(call.args)]
-        return min(faults, key=lambda fault: _FAULT_ORDER.index(fault.turn_class), default=None)
+            return Checked(Fault("unknown_tool", f"there is no tool {call.name!r}; tools: {', '.join(self.specs)}"))
+        error, unchecked = spec.schema.check(call.args, _graver)
+        return Checked(_fault(spec, error) if error is not None else None, unchecked)
 
     def execute(self, call: ToolCall, root: Path, limit: int) -> ToolResult:
         """Run a checked call in the workspace `root`; the output is cut to `limit` characters, once, here.
 
-        A ToolError is the model's: it becomes the result. Raises InfraError for any other exception of the tool, for a
-        result that is no text, and for a tool that has no function.
+        A ToolError is the model's: it becomes the result, and so do memory and recursion that the arguments used up.
+        Raises InfraError for any other exception of the tool, for a result that is not text, for a tool without a
+        function.
         """
         spec = self.specs[call.name]
         if spec.fn is None:
             raise InfraError("tool", f"{call.name} has a schema but no function, so it cannot run")
         try:
-            with boundary(f"tool {call.name}", ToolError):
+            with boundary(f"tool {call.name}", ToolError, MemoryError, RecursionError):
                 output = spec.fn(root, **call.args)
         except ToolError as error:
             return ToolResult(False, str(error), error.code)
+        except (MemoryError, RecursionError):
+            return ToolResult(False, f"{call.name} cannot do so much with these arguments", "too_much")
         if not isinstance(output, str):
             raise InfraError(f"tool {call.name}", f"gave {type(output).__name__}, and a tool's result is a str")
         text, left_out = cut(output, limit)
@@ -132,9 +147,8 @@ class Registry:
             functions = [entry.get("function", entry) for entry in entries]
             specs = [ToolSpec(f["name"], f.get("description", ""), _closed(f["parameters"])) for f in functions]
             for spec in specs:
-                jsonschema.Draft202012Validator.check_schema(spec.parameters)
-                list(spec.validator.iter_errors(dict.fromkeys(spec.parameters.get("properties", {}))))
-        except (AttributeError, KeyError, TypeError, jsonschema.SchemaError, Unresolvable) as error:
+                _ = spec.schema
+        except (AttributeError, KeyError, TypeError, jsonschema.SchemaError) as error:
             raise UserError(
                 f"not a list of OpenAI tool schemas ({type(error).__name__}: {str(error).splitlines()[0]})",
                 where,
@@ -209,26 +223,6 @@ def cut(text: str, limit: int) -> tuple[str, int]:
     return f"{text[:head]}\n[... {left_out} characters cut ...]\n{text[len(text) - tail :]}", left_out
 
 
-def lexical_fault(rel: str) -> str | None:
-    """Why a relative path is refused by its text alone, or None."""
-    if "\0" in rel or not _is_utf8(rel):
-        return "a path is plain text without NUL"
-    path = PurePosixPath(rel)
-    if path.is_absolute() or "\\" in rel:
-        return "a path is relative to the repository root and uses /"
-    if ".." in path.parts:
-        return "a path may not contain .."
-    return None
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 _FAULT_ORDER = ("unknown_tool", "missing_arg", "unexpected_arg", "wrong_type", "bad_value")
 _CLASS_OF_KEYWORD = {
     "required": "missing_arg",
@@ -238,8 +232,19 @@ _CLASS_OF_KEYWORD = {
 }
 
 
+def _class(error: Any) -> str:
+    return _CLASS_OF_KEYWORD.get(str(error.validator), "bad_value")
+
+
+def _graver(best: Any, error: Any) -> Any:
+    """The error whose class comes first; of two alike the first."""
+    if best is None:
+        return error
+    return min(best, error, key=lambda one: _FAULT_ORDER.index(_class(one)))
+
+
 def _fault(spec: ToolSpec, error: Any) -> Fault:
-    turn_class = _CLASS_OF_KEYWORD.get(str(error.validator), "bad_value")
+    turn_class = _class(error)
     if turn_class == "missing_arg":
         given = error.instance if isinstance(error.instance, dict) else {}
         missing = [name for name in error.validator_value if name not in given]
@@ -257,31 +262,3 @@ def _fault(spec: ToolSpec, error: Any) -> Fault:
 def _closed(parameters: dict[str, Any]) -> dict[str, Any]:
     """A foreign schema takes no undeclared argument unless it says so."""
     return parameters if "additionalProperties" in parameters else {**parameters, "additionalProperties": False}
-
-
-def _is_integer(_checker: Any, value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-_Validator: Any = jsonschema.validators.extend(
-    jsonschema.Draft202012Validator,
-    type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_integer),
-)
-_FORMATS = jsonschema.FormatChecker(formats=())
-
-
-def _relative_path(value: object) -> bool:
-    return not isinstance(value, str) or lexical_fault(value) is None
-
-
-def _compiles(value: object) -> bool:
-    if isinstance(value, str):
-        try:
-            regex.compile(value)
-        except (regex.error, RecursionError, OverflowError, ValueError):
-            return False
-    return True
-
-
-_FORMATS.checks("relative-path")(_relative_path)
-_FORMATS.checks("regex")(_compiles)

@@ -72,6 +72,8 @@ class Verdict:
     call: ToolCall | None = None
     final: dict[str, Any] | None = None
     error: str = ""
+    unchecked: frozenset[str] = frozenset()
+    """What of the tool's schema was not checked; see `registry.Checked`."""
 
 
 def judge(parsed: Parsed, registry: Registry, *, truncated: bool, any_call: bool) -> Verdict:
@@ -88,10 +90,10 @@ def judge(parsed: Parsed, registry: Registry, *, truncated: bool, any_call: bool
             return Verdict("final", final=parsed.final)
         return Verdict("early_final", error="call a tool before you finish")
     assert parsed.call is not None
-    fault = registry.check(parsed.call)
-    if fault:
-        return Verdict(fault.turn_class, parsed.call, error=fault.message)
-    return Verdict(None, parsed.call)
+    checked = registry.checked(parsed.call)
+    if checked.fault:
+        return Verdict(checked.fault.turn_class, parsed.call, None, checked.fault.message, checked.unchecked)
+    return Verdict(None, parsed.call, unchecked=checked.unchecked)
 
 
 def holds_call(verdict: Verdict) -> bool:
