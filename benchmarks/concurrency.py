@@ -32,7 +32,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from repo_agent.agent import Limits
+from repo_agent.agent.spec import AgentSpec, Limits
 from repo_agent.messages import ToolCall
 from repo_agent.models import Completion, Request, Sampling
 from repo_agent.models.openai_chat import OpenAIChat
@@ -81,10 +81,8 @@ def setting() -> Setting:
         suite="micro",
         arm="benchmark",
         model="scripted",
-        protocol=JSON,
-        registry=default_registry(),
+        spec=AgentSpec(default_registry(), JSON, Limits(tests="never", max_steps=1000)),
         sampling=Sampling(),
-        limits=Limits(tests="never", max_steps=1000),
         seed=0,
         constrain=False,
         isolation=Isolation("none"),

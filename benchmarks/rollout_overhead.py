@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from repo_agent.agent import Limits
+from repo_agent.agent.spec import AgentSpec
 from repo_agent.messages import ToolCall
 from repo_agent.models import Model, Sampling
 from repo_agent.models.scripted import Scripted
@@ -88,10 +88,8 @@ def main() -> None:
         suite="quixbugs",
         arm="instant",
         model="scripted",
-        protocol=PROTOCOLS["json"],
-        registry=default_registry(),
+        spec=AgentSpec(default_registry(), PROTOCOLS["json"]),
         sampling=Sampling(),
-        limits=Limits(),
         seed=0,
         constrain=False,
         isolation=layer,

@@ -9,7 +9,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from repo_agent.agent import Limits, Rollout
+from repo_agent.agent.loop import Rollout
+from repo_agent.agent.spec import AgentSpec, Limits
 from repo_agent.messages import Message
 from repo_agent.models import Request, Sampling
 from repo_agent.models.scripted import Scripted
@@ -94,7 +95,7 @@ def play(tmp_path: Path) -> Play:
         registry, protocol, model = default_registry(), protocol_named(wire), Listening(replies)
         writer = run.claim(task, k)
         assert writer is not None
-        system = protocol.describe(registry)
+        spec = AgentSpec(registry, protocol, Limits(max_steps=len(replies), max_bad_turns=99))
         writer.emit(
             events.RunStart(
                 task=task,
@@ -105,7 +106,7 @@ def play(tmp_path: Path) -> Play:
                 arm="base",
                 model="scripted",
                 protocol=protocol.name,
-                system=system,
+                system=spec.system,
                 tools=registry.schemas(),
                 sampling={},
                 seed=k,
@@ -117,8 +118,7 @@ def play(tmp_path: Path) -> Play:
             shown = "2 passed" if passed else "1 failed, 1 passed"
             return events.Tests(when=when, outcome="passed", passed=2, failed=0, skipped=0, expected=2, output=shown)
 
-        limits = Limits(max_steps=len(replies), max_bad_turns=99)
-        rollout = Rollout(model, protocol, registry, root, tests, writer.emit, Sampling(), k, limits)
+        rollout = Rollout(model, spec, root, tests, writer.emit, Sampling(), k)
         ended = asyncio.run(rollout.run(f"repair {task}"))
         end = events.RunEnd(
             ended=ended, passed=passed, steps=rollout.steps, prompt_tokens=0, completion_tokens=0, seconds=0.5

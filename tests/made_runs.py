@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from repo_agent.agent import Limits
+from repo_agent.agent.spec import Limits
 from repo_agent.evaluate.arms import Arm, Row
 from repo_agent.models import Sampling
 from repo_agent.traces import events

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from repo_agent.agent import Limits, Rollout
+from repo_agent.agent.loop import Rollout
+from repo_agent.agent.spec import AgentSpec, Limits
 from repo_agent.errors import InfraError
 from repo_agent.messages import Message, ToolCall, Usage
 from repo_agent.models import Completion, Request, Sampling
@@ -38,7 +39,13 @@ class Play:
         self.root, self.log, self.prompts = root, list[events.Event](), list[tuple[Message, ...]]()
         self.model = _Recorded(replies, self.prompts)
         self.rollout = Rollout(
-            self.model, JSON, default_registry(), root, self._tests, self.log.append, Sampling(), 7, Limits(**limits)
+            self.model,
+            AgentSpec(default_registry(), JSON, Limits(**limits)),
+            root,
+            self._tests,
+            self.log.append,
+            Sampling(),
+            7,
         )
         self.ended = asyncio.run(self.rollout.run("set x to 2"))
 

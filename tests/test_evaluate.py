@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from made_runs import BAD, OK, SWAPPED, TUNED, make_run, pair_of, runs, varied, weak
 
-from repo_agent.agent import Limits
+from repo_agent.agent.spec import Limits
 from repo_agent.errors import UserError
 from repo_agent.evaluate import metrics
 from repo_agent.evaluate.arms import eval_command, load_arm

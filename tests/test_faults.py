@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from fault_server import TRANSIENT, FaultServer, said
 
-from repo_agent.agent import Limits
+from repo_agent.agent.spec import AgentSpec, Limits
 from repo_agent.models import Sampling
 from repo_agent.models.openai_chat import OpenAIChat
 from repo_agent.models.retry import Patience
@@ -80,8 +80,8 @@ def rolled(run: RunDir, folder: str) -> Iterator[tuple[str, list[LlmAction], Run
 @pytest.mark.slow
 def test_200_rollouts_against_every_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tasks = [Task(goal, goal, {"a.txt": "x\n"}, (), command=("true",)) for goal in GOALS]
-    setting = Setting("faults", "a", "m", PROTOCOLS["native"], default_registry(), Sampling(0.0, CAP),
-                      Limits(tests="never"), 0, False, choose())  # fmt: skip
+    setting = Setting("faults", "a", "m", AgentSpec(default_registry(), PROTOCOLS["native"], Limits(tests="never")),
+                      Sampling(0.0, CAP), 0, False, choose())  # fmt: skip
     run, ends = RunDir.open(tmp_path / "run", {"train": GOALS, "held_out": []}), _Ended()
     patience = Patience(tries=4, first_wait=0.02, longest_wait=0.1, request_seconds=2.0, total_seconds=30)
 

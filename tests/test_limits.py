@@ -13,7 +13,7 @@ import pytest
 from fault_server import FaultServer, said
 from test_servers import _holding, _options
 
-from repo_agent.agent import Limits
+from repo_agent.agent.spec import AgentSpec, Limits
 from repo_agent.errors import Stopped, UserError
 from repo_agent.evaluate.live import run_eval
 from repo_agent.messages import ToolCall
@@ -42,8 +42,8 @@ TASK = Task("t", "t", {"a.txt": "x\n"}, (), command=("true",))
 
 def setting(protocol: Protocol = JSON, counter: TokenCounter | None = None, **limits: Any) -> Setting:
     more = {"counter": counter} if counter else {}
-    return Setting("s", "a", "m", protocol, default_registry(), Sampling(0.0, 4096), Limits(tests="never", **limits), 0,
-                   False, choose(), **more)  # fmt: skip
+    spec = AgentSpec(default_registry(), protocol, Limits(tests="never", **limits))
+    return Setting("s", "a", "m", spec, Sampling(0.0, 4096), 0, False, choose(), **more)
 
 
 def rollouts(run: Path, server: FaultServer, shared: Setting, count: int = 1, jobs: int = 1) -> None:

@@ -11,7 +11,8 @@ import pytest
 from serving import FINAL, JSON, serving
 from test_cli import run as cli
 
-from repo_agent.agent import Limits, Rollout
+from repo_agent.agent.loop import Rollout
+from repo_agent.agent.spec import AgentSpec
 from repo_agent.errors import InfraError, UserError
 from repo_agent.messages import ToolCall
 from repo_agent.models import Sampling
@@ -75,7 +76,7 @@ def roll(module: Path, *replies: str) -> tuple[str, list[events.Event]]:
         return events.Tests(when=when, outcome="failed", passed=0, failed=1, skipped=0, expected=1, output="1 failed")
 
     model, tools = Scripted(replies), load_tools(str(module))
-    rollout = Rollout(model, JSON, tools, root, tests, log.append, Sampling(), 0, Limits())
+    rollout = Rollout(model, AgentSpec(tools, JSON), root, tests, log.append, Sampling(), 0)
     return asyncio.run(rollout.run("set x to 2")), log
 
 
@@ -91,7 +92,7 @@ def test_a_module_of_tools_runs_in_our_loop(module: Path) -> None:
     assert "there is no file b.py" in actions[1].error
     assert sum(isinstance(event, events.Tests) for event in log) == 1  # after the one that writes
     prompt = JSON.describe(load_tools(str(module)))
-    assert "show(rel_path: string, first: integer) - Show a file from line `first` on." in prompt
+    assert "show(rel_path: string (relative path), first: integer >= 1) - Show a file from line `first` on." in prompt
     assert "This paragraph" not in prompt and "list_files" not in prompt
 
 
@@ -101,7 +102,7 @@ def test_a_module_of_tools_runs_in_our_loop(module: Path) -> None:
 def test_any_other_failure_of_a_tool_is_ours_and_names_the_line(module: Path, kind: str, said: str) -> None:
     assert roll(module, JSON.render_call(ToolCall("odd", {"kind": "text"})), FINAL)[0] == "final"
     model, log = Scripted([JSON.render_call(ToolCall("odd", {"kind": kind}))]), list[events.Event]()
-    rollout = Rollout(model, JSON, load_tools(str(module)), module.parent, unused, log.append, Sampling(), 0, Limits())
+    rollout = Rollout(model, AgentSpec(load_tools(str(module)), JSON), module.parent, unused, log.append, Sampling(), 0)
     with pytest.raises(InfraError, match=rf"tool odd: .*{said}"):
         asyncio.run(rollout.run("fail"))
     assert isinstance(log[-1], events.LlmAction) and log[-1].turn_class == "infra_error"
@@ -116,7 +117,7 @@ def test_a_dotted_module_and_a_list_of_tools(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(sys, "path", [*sys.path])
     assert list(load_tools("agent_of_mine.tools").specs) == ["replace", "show"]
     ours = load_tools("repo_agent.tools.files")
-    playable(ours, ())
+    playable(AgentSpec(ours, JSON), ())
     assert list(ours.specs) == ["list_files", "read_file", "grep", "write_file"]
 
 
@@ -129,7 +130,7 @@ def test_a_dotted_module_and_a_list_of_tools(tmp_path: Path, monkeypatch: pytest
         ("x = 1", "no @tool function"),
         (MODULE + "TOOLS = [show, replace, type(odd)('show', '', {}, print)]", "two tools of the name show"),
         (MODULE.replace("root: Path, kind: str", "kind: str"), "first parameter"),
-        (MODULE.replace("kind: str", "kind: str = ''"), "takes no default"),
+        (MODULE.replace("kind: str", "kind"), "needs a type"),
         (MODULE.replace("kind: str", "*kind: str"), "no \\*args"),
     ],
 )
@@ -142,6 +143,18 @@ def test_a_module_that_is_none_is_refused_in_one_line(tmp_path: Path, text: str,
     for missing in (tmp_path / "no.py", "no_such_module_anywhere"):
         with pytest.raises(UserError, match="cannot be imported"):
             load_tools(str(missing))
+
+
+def test_an_argument_with_a_default_may_be_left_out(module: Path) -> None:
+    module.write_text(MODULE.replace("first: PositiveInt", "first: PositiveInt = 1"))
+    bare = JSON.render_call(ToolCall("show", {"rel_path": "a.py"}))
+    ended, log = roll(module, bare, SHOW, FINAL)
+    assert [event.turn_class for event in log if isinstance(event, events.LlmAction)] == ["ok", "ok", "final"]
+    outputs = [event.output for event in log if isinstance(event, events.ToolResultEvent)]
+    assert ended == "final" and outputs[0] == outputs[1]
+    spec = AgentSpec(load_tools(str(module)), JSON)
+    assert "show(rel_path: string (relative path), first?: integer >= 1)" in spec.system
+    assert "Arguments marked ? may be left out" in spec.system and "Every argument is required" not in spec.system
 
 
 def test_nested_arguments_keep_their_definitions() -> None:

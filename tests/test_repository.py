@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from repo_agent.agent import Limits
+from repo_agent.agent.spec import AgentSpec, Limits
 from repo_agent.errors import UserError
 from repo_agent.evaluate.arms import load_arm
 from repo_agent.messages import ToolCall
@@ -469,7 +469,7 @@ def test_an_interpreter_is_kept_by_its_links(repo: Path, tmp_path: Path) -> None
 def rollout(task: Task, tmp_path: Path, *replies: str) -> tuple[events.RunEnd, list[Any], list[str]]:
     """Play replies through the real loop; the end, the trace's events, and the observations."""
     registry = default_registry()
-    setting = Setting("own", "base", "scripted", JSON, registry, Sampling(), Limits(tests="never"), 0, False,
+    setting = Setting("own", "base", "scripted", AgentSpec(registry, JSON, Limits(tests="never")), Sampling(), 0, False,
                       choose(unsafe_local=True))  # fmt: skip
     run = RunDir.open(tmp_path / "run", {})
     writer = run.claim(task.id, 0)

@@ -20,7 +20,7 @@ from rich.console import Console
 from serving import FINAL, GREP, LIST, serving
 from test_cli import run as cli
 
-from repo_agent.agent import in_thread
+from repo_agent.agent.loop import in_thread
 from repo_agent.errors import Stopped, UserError
 from repo_agent.messages import Message, ToolCall, Usage
 from repo_agent.models import Completion, Request, Sampling

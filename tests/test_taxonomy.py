@@ -12,7 +12,8 @@ from conftest import SHARED
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repo_agent.agent import Limits, Rollout
+from repo_agent.agent.loop import Rollout
+from repo_agent.agent.spec import AgentSpec, Limits
 from repo_agent.chat.render import Renderer
 from repo_agent.chat.tokenizer import load_tokenizer
 from repo_agent.data.build import BuildOptions, build
@@ -118,18 +119,18 @@ def played(wire: str, rows: list[tuple[str, str]], tmp_path: Path) -> tuple[Path
     root, protocol = tmp_path / "workspace", PROTOCOLS[wire]
     (root / "src").mkdir(parents=True)
     (root / "src/app.py").write_text("x = 1\n")
+    spec = AgentSpec(REGISTRY, protocol, Limits(max_steps=len(rows), max_bad_turns=99, tests="never"))
     writer = RunDir.open(tmp_path / "run", {"train": ["t"], "held_out": []}).claim("t", 0)
     assert writer is not None
     writer.emit(events.RunStart(task="t", group="t", task_hash="0", suite="s", rollout=0, arm="a", model="m", seed=0,
-                                protocol=wire, system=protocol.describe(REGISTRY), tools=REGISTRY.schemas(),
+                                protocol=wire, system=spec.system, tools=REGISTRY.schemas(),
                                 sampling={}, isolation="none"))  # fmt: skip
     model = Said([text for _, text in rows], {place for place, (name, _) in enumerate(rows) if name == "truncated"})
 
     async def no_tests(when: events.When) -> events.Tests:
         raise AssertionError("never asked for")
 
-    limits = Limits(max_steps=len(rows), max_bad_turns=99, tests="never")
-    rollout = Rollout(model, protocol, REGISTRY, root, no_tests, writer.emit, Sampling(), 0, limits)
+    rollout = Rollout(model, spec, root, no_tests, writer.emit, Sampling(), 0)
     ended = asyncio.run(rollout.run("read it"))
     writer.emit(
         events.RunEnd(ended=ended, passed=True, steps=rollout.steps, prompt_tokens=0, completion_tokens=0, seconds=0)

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from repo_agent.errors import InfraError, UserError
 from repo_agent.messages import ToolCall
@@ -183,10 +185,30 @@ def test_a_refused_write_leaves_the_file_as_it_was(repo: Path) -> None:
 
 def test_output_is_cut_once_with_head_tail_and_a_mark(repo: Path) -> None:
     (repo / "long.txt").write_text("H" + "x" * 9000 + "T")
-    result = REGISTRY.execute(ToolCall("read_file", {"rel_path": "long.txt", "max_chars": 20_000}), repo, 300)
-    assert result.output.startswith("Hxx") and result.output.endswith("xxT")
-    assert result.cut == 9002 - 300 and f"[... {result.cut} characters cut ...]" in result.output
+    call = ToolCall("read_file", {"rel_path": "long.txt", "max_chars": 20_000})
+    result = REGISTRY.execute(call, repo, 300)
+    assert result.output.startswith("Hxx") and result.output.endswith("xxT") and len(result.output) == 300
+    assert f"[... {result.cut} characters cut ...]" in result.output
     assert cut("short", 5) == ("short", 0)
+
+
+@given(st.text(max_size=300), st.integers(0, 300))
+def test_a_cut_text_fits_and_its_mark_is_true(text: str, limit: int) -> None:
+    shown, left_out = cut(text, limit)
+    assert len(shown) <= max(limit, len(text) if not left_out else 0) and (left_out > 0) == (len(text) > limit)
+    if left_out:
+        head, _mark, tail = shown.partition(f"\n[... {left_out} characters cut ...]\n")
+        assert len(head) + len(tail) + left_out == len(text)
+        assert text.startswith(head) and text.endswith(tail)
+
+
+@pytest.mark.parametrize(("asked", "shown"), [(1_000, 1_000), (9_000, 9_000), (50_000, 16_000)])
+def test_read_file_shows_what_is_asked_for_up_to_a_limit_of_its_own(repo: Path, asked: int, shown: int) -> None:
+    (repo / "long.txt").write_text("x" * 40_000)
+    call = ToolCall("read_file", {"rel_path": "long.txt", "max_chars": asked})
+    assert len(REGISTRY.execute(call, repo, 4_000, 16_000).output) == shown
+    listing = ToolCall("grep", {"pattern": "x", "rel_dir": ".", "max_hits": 9})
+    assert len(REGISTRY.execute(listing, repo, 100, 16_000).output) <= 100
 
 
 def test_another_agents_schemas_are_checked_but_not_run(tmp_path: Path) -> None:

@@ -129,6 +129,11 @@ def eval_(
     jobs: Annotated[int, typer.Option(help="Rollouts at once.", min=1)] = 8,
     max_steps: Annotated[int, typer.Option(help="Turns of one rollout.", min=1)] = 16,
     max_bad_turns: Annotated[int, typer.Option(help="Bad turns in a row that end a rollout.", min=1)] = 4,
+    observation_chars: Annotated[int, typer.Option(help="Longer outputs of tools are cut.", min=200)] = 4_000,
+    read_chars: Annotated[
+        int, typer.Option(help="The most that read_file shows, whatever is asked for.", min=200)
+    ] = 16_000,
+    intro: Annotated[Path | None, typer.Option(help="A text file for the system prompt to begin with.")] = None,
     tests: Annotated[str, typer.Option(help="The model sees test results on_write, on_final or never.")] = "on_write",
     stop_on_pass: Annotated[bool, typer.Option("--stop-on-pass", help="End a rollout when its tests pass.")] = False,
     unsafe_local: Unsafe = False,

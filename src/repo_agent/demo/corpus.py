@@ -13,7 +13,8 @@ import re
 import tempfile
 from pathlib import Path, PurePosixPath
 
-from repo_agent.agent import Limits, Rollout
+from repo_agent.agent.loop import Rollout
+from repo_agent.agent.spec import AgentSpec
 from repo_agent.messages import Message, ToolCall
 from repo_agent.models import Completion, Request, Sampling
 from repo_agent.protocols import PROTOCOLS, Protocol
@@ -158,14 +159,12 @@ def transcript(seed: int) -> list[Message]:
         protocol = PROTOCOLS["json"]
         rollout = Rollout(
             model=SloppyTeacher(task, protocol, rng),
-            protocol=protocol,
-            registry=default_registry(),
+            spec=AgentSpec(default_registry(), protocol),
             root=root,
             run_tests=run_tests,
             emit=lambda event: None,
             sampling=Sampling(),
             seed=seed,
-            limits=Limits(),
         )
         asyncio.run(rollout.run(task.goal))
     return rollout.messages

@@ -41,7 +41,7 @@ def run_eval(options: EvalOptions, watch: Watch | None = None) -> dict[str, Any]
     tasks = chosen(suite, options)
     shared = setting(options, suite)
     if options.model == "oracle":
-        playable(shared.registry, tasks)
+        playable(shared.spec, tasks)
     record = run_record(options, suite, tasks, shared)
     if options.adapter:
         shared = replace(shared, counter=TokenCounter(record["adapter"]["base"]))
@@ -54,7 +54,7 @@ def run_eval(options: EvalOptions, watch: Watch | None = None) -> dict[str, Any]
     model = open_model(options.model) if pending and options.model != "oracle" else None
 
     def model_for(task: Task, number: int) -> Model:
-        return model or oracle(task, shared.protocol, shared.rollout_seed(task, number))
+        return model or oracle(task, shared.spec.protocol, shared.rollout_seed(task, number))
 
     async def play() -> tuple[RunDir, list[tuple[str, int]]]:
         try:
@@ -122,7 +122,7 @@ async def _proved(shared: Setting, model: Model | None, meter: Meter) -> tuple[S
 
     Raises UserError where they turn out not to be, Stopped where the budget does not hold the proof.
     """
-    schema = shared.protocol.schema(shared.registry) if shared.constrain else None
+    schema = shared.spec.protocol.schema(shared.spec.registry) if shared.constrain else None
     replies: list[events.LlmAction] = []
     if schema is None or not isinstance(model, Constrainable):
         return shared, replies

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from repo_agent.agent import Limits
+from repo_agent.agent.spec import AgentSpec, Limits
 from repo_agent.errors import UserError
 from repo_agent.messages import tilde
 from repo_agent.models import Sampling
@@ -13,6 +13,7 @@ from repo_agent.models.keys import PRESETS
 from repo_agent.models.prices import find_prices
 from repo_agent.models.resolve import parts
 from repo_agent.protocols import protocol_named
+from repo_agent.protocols.briefing import INTRO
 from repo_agent.rollout.episode import Setting
 from repo_agent.rollout.meter import Budget
 from repo_agent.sandbox.canary import choose
@@ -45,6 +46,10 @@ class EvalOptions:
     jobs: int = 8
     max_steps: int = Limits.max_steps
     max_bad_turns: int = Limits.max_bad_turns
+    observation_chars: int = Limits.observation_chars
+    read_chars: int = Limits.read_chars
+    intro: Path | None = None
+    """A text file that the system prompt begins with."""
     tests: str = "on_write"
     stop_on_pass: bool = False
     unsafe_local: bool = False
@@ -72,6 +77,8 @@ def check(options: EvalOptions) -> None:
         ("--rollouts", options.rollouts),
         ("--jobs", options.jobs),
         ("--max-steps", options.max_steps),
+        ("--observation-chars", options.observation_chars),
+        ("--read-chars", options.read_chars),
     ):
         if number < 1:
             raise UserError(f"{number} is too small", flag, "Give 1 or more")
@@ -108,21 +115,38 @@ def setting(options: EvalOptions, suite: Suite) -> Setting:
         suite=tilde(suite.spec),
         arm=arm_name(options.model, options.constrain),
         model=tilde(options.model),
-        protocol=protocol_named(options.protocol),
-        registry=_registry(options),
+        spec=AgentSpec(_registry(options), protocol_named(options.protocol), _limits(options), _intro(options)),
         sampling=Sampling(options.temperature, options.max_tokens),
-        limits=Limits(
-            max_steps=options.max_steps,
-            max_bad_turns=options.max_bad_turns,
-            tests=options.tests,
-            stop_on_pass=options.stop_on_pass,
-        ),
         seed=options.seed,
         constrain=options.constrain,
         isolation=choose(options.unsafe_local),
         isolated_io=options.isolated_io,
         prices=find_prices(options.model, options.price_in, options.price_out),
     )
+
+
+def _limits(options: EvalOptions) -> Limits:
+    return Limits(
+        max_steps=options.max_steps,
+        max_bad_turns=options.max_bad_turns,
+        observation_chars=options.observation_chars,
+        read_chars=options.read_chars,
+        tests=options.tests,
+        stop_on_pass=options.stop_on_pass,
+    )
+
+
+def _intro(options: EvalOptions) -> str:
+    """What the system prompt begins with: the text of a file, else our own sentence."""
+    if options.intro is None:
+        return INTRO
+    try:
+        text = options.intro.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot be read ({error})", f"--intro {options.intro}", "Name a text file") from error
+    if not text:
+        raise UserError("is empty", f"--intro {options.intro}", "Write what the agent is for")
+    return text
 
 
 def _registry(options: EvalOptions) -> Registry:

@@ -13,7 +13,6 @@ from repo_agent.evaluate.arms import PROMPT, TOOLS, text_hash, tool_hashes
 from repo_agent.evaluate.options import EvalOptions
 from repo_agent.messages import tilde
 from repo_agent.models.resolve import parts
-from repo_agent.protocols.contract import contract_of
 from repo_agent.rollout.episode import Setting
 from repo_agent.tasks.task import Suite, Task
 from repo_agent.tools.own import source_hash
@@ -24,7 +23,7 @@ from repo_agent.train.config import RunRecord, adapter_hash, read_record
 def run_record(options: EvalOptions, suite: Suite, tasks: list[Task], setting: Setting) -> dict[str, Any]:
     """run.json. Raises UserError where the adapter does not belong to this run."""
     split = suite.split(options.held_out)
-    contract = contract_of(setting.registry, setting.protocol.name).hash
+    contract = setting.spec.contract.hash
     trained = adapter_record(options)
     if trained:
         _check_adapter(options, trained, contract, [task.id for task in tasks])
@@ -43,12 +42,12 @@ def run_record(options: EvalOptions, suite: Suite, tasks: list[Task], setting: S
         "held_out_groups": len({suite.by_id[task].split_group for task in split.held_out}),
         "rollouts": options.rollouts,
         "seed": options.seed,
-        "protocol": setting.protocol.name,
+        "protocol": setting.spec.protocol.name,
         "sampling": asdict(setting.sampling),
-        "limits": asdict(setting.limits),
+        "limits": asdict(setting.spec.limits),
         "contract": contract,
-        TOOLS: tool_hashes(setting.registry.schemas()),
-        PROMPT: text_hash(setting.protocol.describe(setting.registry)),
+        TOOLS: tool_hashes(setting.spec.registry.schemas()),
+        PROMPT: text_hash(setting.spec.system),
         "tools": {"module": tilde(options.tools), "hash": source_hash(options.tools)} if options.tools else None,
         "adapter": _adapter(options, trained),
         "adapter_dir": tilde(str(options.adapter)) if options.adapter else None,

@@ -8,6 +8,7 @@ from typing import Protocol as Interface
 
 from repo_agent.errors import UserError
 from repo_agent.messages import Message, ToolCall
+from repo_agent.protocols.briefing import Briefing
 from repo_agent.protocols.hermes import Hermes
 from repo_agent.protocols.json_object import JsonObject
 from repo_agent.protocols.native import Native
@@ -20,8 +21,8 @@ class Protocol(Interface):
 
     name: str
 
-    def describe(self, registry: Registry) -> str:
-        """The system prompt that teaches the format and the tools."""
+    def describe(self, registry: Registry, briefing: Briefing | None = None) -> str:
+        """The system prompt that teaches the format and the tools; what else it says is in the briefing."""
 
     def render_call(self, call: ToolCall) -> str:
         """A call as the assistant's text."""

@@ -17,6 +17,7 @@ from collections.abc import Container
 from typing import Any
 
 from repo_agent.messages import MAX_DEPTH, Message, ToolCall, nesting, strict_json
+from repo_agent.protocols.briefing import Briefing
 from repo_agent.protocols.leaks import without_thinking
 from repo_agent.protocols.lenient import called
 from repo_agent.protocols.stray import END_TAG, TAG, marked, without_call
@@ -24,9 +25,9 @@ from repo_agent.tools.registry import Registry
 from repo_agent.tools.verdict import Parsed
 
 OPEN, CLOSE = TAG, END_TAG
-_PROMPT = """You fix code in a repository. Each turn, reply with exactly one tool call and nothing else.
+_PROMPT = """{intro} Each turn, reply with exactly one tool call and nothing else.
 When done, reply with a short summary in plain text and no tool call.
-Every argument is required. Tests run by themselves after a write."""
+{lines}"""
 _BEFORE_TOOLS = """
 
 # Tools
@@ -51,9 +52,11 @@ class Hermes:
 
     name = "hermes"
 
-    def describe(self, registry: Registry) -> str:
+    def describe(self, registry: Registry, briefing: Briefing | None = None) -> str:
         tools = "\n".join(json.dumps(schema, ensure_ascii=False) for schema in registry.schemas())
-        return f"{_PROMPT}{_BEFORE_TOOLS}{tools}{_AFTER_TOOLS}"
+        told = briefing or Briefing()
+        head = _PROMPT.format(intro=told.intro, lines=told.lines(registry))
+        return f"{head}{_BEFORE_TOOLS}{tools}{_AFTER_TOOLS}"
 
     def render_call(self, call: ToolCall) -> str:
         record = {"name": call.name, "arguments": call.args}

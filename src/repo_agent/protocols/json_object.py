@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from repo_agent.messages import MAX_DEPTH, Message, ToolCall, nesting, strict_json
+from repo_agent.protocols.briefing import Briefing
 from repo_agent.protocols.leaks import without_thinking
 from repo_agent.protocols.lenient import called
 from repo_agent.protocols.spans import Span
@@ -20,10 +21,10 @@ from repo_agent.protocols.stray import stray
 from repo_agent.tools.registry import Registry
 from repo_agent.tools.verdict import Parsed
 
-_PROMPT = """You fix code in a repository. Each turn, reply with exactly one JSON object and nothing else.
-To call a tool: {"type":"tool_call","name":NAME,"args":{...}}
-When done: {"type":"final","summary":TEXT}
-Every argument is required. Tests run by themselves after a write.
+_PROMPT = """{intro} Each turn, reply with exactly one JSON object and nothing else.
+To call a tool: {{"type":"tool_call","name":NAME,"args":{{...}}}}
+When done: {{"type":"final","summary":TEXT}}
+{lines}
 Tools:
 """
 
@@ -33,9 +34,10 @@ class JsonObject:
 
     name = "json"
 
-    def describe(self, registry: Registry) -> str:
-        lines = [f"{spec.signature()} - {spec.description}" for spec in registry.specs.values()]
-        return _PROMPT + "\n".join(lines)
+    def describe(self, registry: Registry, briefing: Briefing | None = None) -> str:
+        told = briefing or Briefing()
+        head = _PROMPT.format(intro=told.intro, lines=told.lines(registry))
+        return head + "\n".join(spec.lines() for spec in registry.specs.values())
 
     def render_call(self, call: ToolCall) -> str:
         return _dump({"type": "tool_call", "name": call.name, "args": call.args})

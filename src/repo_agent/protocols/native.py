@@ -14,15 +14,16 @@ from collections.abc import Container
 from typing import Any
 
 from repo_agent.messages import MAX_DEPTH, Message, ToolCall, nesting, read_spoken, reply_message, spoken, strict_json
+from repo_agent.protocols.briefing import Briefing
 from repo_agent.protocols.leaks import without_thinking
 from repo_agent.protocols.lenient import called, json_object
 from repo_agent.protocols.stray import without_call
 from repo_agent.tools.registry import Registry
 from repo_agent.tools.verdict import Parsed
 
-_PROMPT = """You fix code in a repository. Each turn, call exactly one tool.
+_PROMPT = """{intro} Each turn, call exactly one tool.
 When done, reply with a short summary in plain text and call no tool.
-Every argument is required. Tests run by themselves after a write."""
+{lines}"""
 
 
 class Native:
@@ -30,8 +31,9 @@ class Native:
 
     name = "native"
 
-    def describe(self, registry: Registry) -> str:
-        return _PROMPT
+    def describe(self, registry: Registry, briefing: Briefing | None = None) -> str:
+        told = briefing or Briefing()
+        return _PROMPT.format(intro=told.intro, lines=told.lines(registry))
 
     def render_call(self, call: ToolCall) -> str:
         return spoken("", [{"name": call.name, "arguments": json.dumps(call.args, ensure_ascii=False)}])

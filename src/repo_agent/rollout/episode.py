@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
-from repo_agent.agent import Limits, Rollout, in_thread
+from repo_agent.agent.loop import Rollout, in_thread
+from repo_agent.agent.spec import AgentSpec
 from repo_agent.errors import InfraError, Stopped, StoreError, boundary
 from repo_agent.messages import digest
 from repo_agent.models import Model, Sampling
 from repo_agent.models.prices import Prices
 from repo_agent.models.tokens import TokenCounter
-from repo_agent.protocols import Protocol
 from repo_agent.sandbox.grade import TestJob, grade
 from repo_agent.sandbox.isolate import Isolation
 from repo_agent.sandbox.results import Grade
@@ -39,10 +39,8 @@ class Setting:
     suite: str
     arm: str
     model: str
-    protocol: Protocol
-    registry: Registry
+    spec: AgentSpec
     sampling: Sampling
-    limits: Limits
     seed: int
     constrain: bool
     isolation: Isolation
@@ -110,15 +108,14 @@ async def _played(
             tests = _Tests(task, workspace, setting)
             rollout = Rollout(
                 model=model,
-                protocol=setting.protocol,
-                registry=_registry(task, setting),
+                spec=setting.spec,
                 root=workspace.root,
                 run_tests=tests.run,
                 emit=emit,
                 sampling=setting.sampling,
                 seed=seed,
-                limits=setting.limits,
                 constrain=setting.constrain,
+                guarded=_guarded(task, setting.spec.registry),
                 counter=setting.counter,
             )
             ended = await rollout.run(task.goal)
@@ -172,11 +169,11 @@ def _put_away(writer: TraceWriter, end: events.RunEnd) -> None:
         writer.drop()
 
 
-def _registry(task: Task, setting: Setting) -> Registry:
-    """The run's tools; where the task says what may be written, write_file refuses the rest."""
+def _guarded(task: Task, registry: Registry) -> Registry | None:
+    """Where the task says what may be written, the same tools with a write_file that refuses the rest."""
     if not task.writable:
-        return setting.registry
-    return read_only(setting.registry, partial(may_write, patterns=task.writable), ", ".join(task.writable))
+        return None
+    return read_only(registry, partial(may_write, patterns=task.writable), ", ".join(task.writable))
 
 
 class _Tests:
@@ -208,9 +205,9 @@ def _start(task: Task, number: int, setting: Setting, seed: int) -> events.RunSt
         rollout=number,
         arm=setting.arm,
         model=setting.model,
-        protocol=setting.protocol.name,
-        system=setting.protocol.describe(setting.registry),
-        tools=setting.registry.schemas(),
+        protocol=setting.spec.protocol.name,
+        system=setting.spec.system,
+        tools=setting.spec.registry.schemas(),
         sampling=asdict(setting.sampling),
         seed=seed,
         isolation=setting.isolation.name,

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
+from repo_agent.agent.spec import AgentSpec
 from repo_agent.errors import UserError
 from repo_agent.messages import ToolCall
 from repo_agent.models.scripted import Scripted
 from repo_agent.protocols import Protocol
 from repo_agent.tasks.task import Task, as_text
 from repo_agent.tools.files import default_registry
-from repo_agent.tools.registry import Registry
 
 SLIP_RATE = 0.3
 """The share of rollouts that hold a slip."""
@@ -39,20 +39,32 @@ def oracle(task: Task, protocol: Protocol, seed: int) -> Scripted:
     return Scripted([*replies, protocol.render_final(summary(task))], name="oracle")
 
 
-def playable(registry: Registry, tasks: Sequence[Task]) -> None:
-    """Raise UserError where a task has no known fix, or these tools lack one that the oracle plays, or take other
-    arguments for it."""
+def playable(spec: AgentSpec, tasks: Sequence[Task]) -> None:
+    """Raise UserError where the oracle cannot play honestly: a task has no known fix, or a file to be rewritten that
+    read_file would not show as a whole; or these tools lack one that it plays, or take other arguments for it."""
     without = [task.id for task in tasks if task.fix is None]
     if without:
         what = f"the oracle needs known fixes; there is none for {', '.join(without)}"
         raise UserError(what, "--model oracle", "Give them fixes or a suite file of their own, or take another teacher")
-    own = {spec.name: spec.parameters for spec in registry.specs.values()}
-    lacking = [spec.name for spec in default_registry().specs.values() if own.get(spec.name) != spec.parameters]
+    hidden = [task.id for task in tasks if longest_rewritten(task) > spec.limits.read_chars]
+    if hidden:
+        what = (
+            f"the oracle would write what it was not shown: in {', '.join(hidden[:5])}{' …' if hidden[5:] else ''} a "
+        )
+        what += f"file of the fix is longer than the {spec.limits.read_chars:,} characters that read_file shows"
+        raise UserError(what, "--model oracle", "Raise --read-chars, or leave these tasks out of the suite")
+    own = {tool.name: tool.parameters for tool in spec.registry.specs.values()}
+    lacking = [ours.name for ours in default_registry().specs.values() if own.get(ours.name) != ours.parameters]
     if lacking:
         what = (
             f"the oracle plays a fix with our four tools; here {', '.join(lacking)} is missing or takes other arguments"
         )
         raise UserError(what, "--tools", "Take a model as the teacher, or list our tools among yours")
+
+
+def longest_rewritten(task: Task) -> int:
+    """Characters of the longest file that the fix changes, as it is before."""
+    return max((len(as_text(task.files[path])) for path in task.fix or () if path in task.files), default=0)
 
 
 def plan(task: Task, rng: random.Random) -> list[ToolCall]:
@@ -133,8 +145,9 @@ def _grep(function: str, rng: random.Random) -> ToolCall:
 
 
 def _read(task: Task, path: str, rng: random.Random) -> ToolCall:
-    fitting = [size for size in (1000, 2000, 4000) if size >= len(as_text(task.files[path]))]
-    return ToolCall("read_file", {"rel_path": path, "max_chars": rng.choice(fitting or [20_000])})
+    length = len(as_text(task.files[path]))
+    fitting = [size for size in (1000, 2000, 4000) if size >= length]
+    return ToolCall("read_file", {"rel_path": path, "max_chars": rng.choice(fitting or [max(16_000, length)])})
 
 
 def _under(path: str, rel_dir: Any) -> bool:

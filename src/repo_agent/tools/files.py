@@ -9,10 +9,10 @@ from pathlib import Path
 
 from repo_agent.tools.paths import resolve
 from repo_agent.tools.patterns import pattern_fault
-from repo_agent.tools.registry import Pattern, PositiveInt, Registry, RelPath, ToolError, cut, tool
+from repo_agent.tools.registry import Pattern, PositiveInt, Registry, RelPath, ToolError, tool
 from repo_agent.tools.searchers import search
 
-MAX_FILES, MAX_CHARS, MAX_HITS = 500, 20_000, 200
+MAX_FILES, MAX_HITS = 500, 200
 """Our caps: a larger number from the model is clamped, not refused."""
 MAX_BYTES = 2**20
 """How much of one file is read."""
@@ -28,11 +28,10 @@ def list_files(root: Path, rel_dir: RelPath, max_files: PositiveInt) -> str:
     return "\n".join(shown + more) or "[no files]"
 
 
-@tool
+@tool(cut_by="max_chars")
 def read_file(root: Path, rel_path: RelPath, max_chars: PositiveInt) -> str:
     """Read at most max_chars characters of the file rel_path."""
-    path = resolve(root, rel_path)
-    return cut(_text(path, rel_path), min(max_chars, MAX_CHARS))[0]
+    return _text(resolve(root, rel_path), rel_path)  # cut where it is shown, by max_chars
 
 
 @tool
@@ -49,7 +48,7 @@ def grep(root: Path, pattern: Pattern, rel_dir: RelPath, max_hits: PositiveInt) 
     return "\n".join(search(pattern, files, min(max_hits, MAX_HITS))) or "[no hits]"
 
 
-@tool(writes=True)
+@tool(writes=True, overwrites="rel_path")
 def write_file(root: Path, rel_path: RelPath, content: str) -> str:
     """Write content, the whole new text, to the file rel_path; missing folders are made."""
     path = resolve(root, rel_path)

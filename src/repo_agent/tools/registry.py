@@ -4,7 +4,7 @@
     def read_file(root: Path, rel_path: RelPath, max_chars: PositiveInt) -> str:
         '''Read one file. ...'''
 
-The first parameter is the workspace root; the others are the tool's arguments, all required. `@tool(writes=True)`
+The first parameter is the workspace root; the others are the tool's arguments. `@tool(writes=True)`
 marks one that changes files: tests run after it. A spec without a function (another agent's schema, from an OpenAI
 tools file) is checked, not run.
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, overload
@@ -24,6 +24,7 @@ import pydantic
 
 from repo_agent.errors import InfraError, UserError, boundary
 from repo_agent.messages import ToolCall
+from repo_agent.tools.notation import descriptions, signature
 from repo_agent.tools.schema import ArgumentSchema
 
 PositiveInt = Annotated[int, pydantic.Field(ge=1)]
@@ -62,16 +63,25 @@ class ToolSpec:
     fn: Callable[..., str] | None = None
     writes: bool = False
     """Whether it changes files of the workspace."""
+    cut_by: str = ""
+    """The argument by which its caller says how many characters of the output to show, if it has one."""
+    overwrites: str = ""
+    """The argument that names the file whose whole text it replaces, if it does that."""
+
+    @property
+    def optional(self) -> bool:
+        """Whether an argument may be left out."""
+        return set(self.parameters.get("required", ())) < set(self.parameters.get("properties", ()))
 
     @cached_property
     def schema(self) -> ArgumentSchema:
         return ArgumentSchema(self.parameters)
 
-    def signature(self) -> str:
-        """`name(arg: type, …)`, the line that a prompt shows."""
-        properties = self.parameters.get("properties", {})
-        args = ", ".join(f"{name}: {schema.get('type', 'any')}" for name, schema in properties.items())
-        return f"{self.name}({args})"
+    def lines(self) -> str:
+        """What a prompt shows: the signature with all that calls are judged by, and what the tool and its arguments
+        are for."""
+        first = f"{signature(self.name, self.parameters)} - {self.description}"
+        return "\n".join([first, *(f"    {line}" for line in descriptions(self.parameters))])
 
     def to_openai(self) -> dict[str, Any]:
         """The spec as an entry of an OpenAI `tools` list."""
@@ -114,8 +124,9 @@ class Registry:
         error, unchecked = spec.schema.check(call.args, _graver)
         return Checked(_fault(spec, error) if error is not None else None, unchecked)
 
-    def execute(self, call: ToolCall, root: Path, limit: int) -> ToolResult:
-        """Run a checked call in the workspace `root`; the output is cut to `limit` characters, once, here.
+    def execute(self, call: ToolCall, root: Path, limit: int, read_limit: int | None = None) -> ToolResult:
+        """Run a checked call in the workspace `root`; the output is cut to `limit` characters, once, here. Where the
+        call itself says how much to show it is cut to that, or to `read_limit`.
 
         A ToolError is the model's: it becomes the result, and so do memory and recursion that the arguments used up.
         Raises InfraError for any other exception of the tool, for a result that is not text, for a tool without a
@@ -133,6 +144,9 @@ class Registry:
             return ToolResult(False, f"{call.name} cannot do so much with these arguments", "too_much")
         if not isinstance(output, str):
             raise InfraError(f"tool {call.name}", f"gave {type(output).__name__}, and a tool's result is a str")
+        asked = call.args.get(spec.cut_by)
+        if isinstance(asked, int) and not isinstance(asked, bool):
+            limit = min(asked, limit if read_limit is None else read_limit)
         text, left_out = cut(output, limit)
         return ToolResult(True, text, None, left_out)
 
@@ -169,22 +183,32 @@ class Registry:
 @overload
 def tool(fn: Callable[..., str], /) -> ToolSpec: ...
 @overload
-def tool(*, writes: bool) -> Callable[[Callable[..., str]], ToolSpec]: ...
 def tool(
-    fn: Callable[..., str] | None = None, /, *, writes: bool = False
+    *, writes: bool = ..., cut_by: str = ..., overwrites: str = ...
+) -> Callable[[Callable[..., str]], ToolSpec]: ...
+def tool(
+    fn: Callable[..., str] | None = None, /, *, writes: bool = False, cut_by: str = "", overwrites: str = ""
 ) -> ToolSpec | Callable[[Callable[..., str]], ToolSpec]:
-    """Make a ToolSpec of a typed function: its docstring's first paragraph is the description.
+    """Make a ToolSpec of a typed function: its docstring's first paragraph is the description. An argument with a
+    default may be left out. The keywords are fields of `ToolSpec`.
 
-    Raises TypeError for a function whose parameters are not `root` and then typed arguments without defaults.
+    Raises TypeError for a function whose parameters are not `root` and then typed arguments.
     """
-    return _spec(fn, writes) if fn else lambda fn: _spec(fn, writes)
+
+    def made(fn: Callable[..., str]) -> ToolSpec:
+        return replace(_spec(fn), writes=writes, cut_by=cut_by, overwrites=overwrites)
+
+    return made(fn) if fn else made
 
 
-def _spec(fn: Callable[..., str], writes: bool) -> ToolSpec:
+def _spec(fn: Callable[..., str]) -> ToolSpec:
     everything = list(inspect.signature(fn, eval_str=True).parameters.values())
     _check_parameters(fn.__name__, everything)
     parameters = everything[1:]
-    fields: dict[str, Any] = {parameter.name: (parameter.annotation, ...) for parameter in parameters}
+    fields: dict[str, Any] = {
+        parameter.name: (parameter.annotation, ... if parameter.default is parameter.empty else parameter.default)
+        for parameter in parameters
+    }
     model: type[pydantic.BaseModel] = pydantic.create_model(fn.__name__, **fields)
     schema = model.model_json_schema()
     properties = {
@@ -194,13 +218,13 @@ def _spec(fn: Callable[..., str], writes: bool) -> ToolSpec:
     record = {
         "type": "object",
         "properties": properties,
-        "required": list(properties),
+        "required": [parameter.name for parameter in parameters if parameter.default is parameter.empty],
         "additionalProperties": False,
     }
     if "$defs" in schema:
         record["$defs"] = schema["$defs"]
     description = " ".join((inspect.getdoc(fn) or "").split("\n\n")[0].split())
-    return ToolSpec(fn.__name__, description, record, fn, writes)
+    return ToolSpec(fn.__name__, description, record, fn)
 
 
 def _check_parameters(name: str, parameters: list[inspect.Parameter]) -> None:
@@ -209,18 +233,24 @@ def _check_parameters(name: str, parameters: list[inspect.Parameter]) -> None:
     for parameter in parameters[1:]:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise TypeError(f"{name}: a tool takes no *args and no **kwargs")
-        if parameter.annotation is parameter.empty or parameter.default is not parameter.empty:
-            raise TypeError(f"{name}: {parameter.name} needs a type and takes no default; every argument is required")
+        if parameter.annotation is parameter.empty:
+            raise TypeError(f"{name}: {parameter.name} needs a type")
 
 
 def cut(text: str, limit: int) -> tuple[str, int]:
-    """`text` within `limit` characters, head and tail kept around a mark, and the count of characters left out."""
+    """`text` within `limit` characters, and how many were left out: head and tail around a mark that says so, and that
+    counts too. Where the mark would fill half of it, the head alone."""
     if len(text) <= limit:
         return text, 0
-    head = limit * 2 // 3
-    tail = limit - head
-    left_out = len(text) - head - tail
-    return f"{text[:head]}\n[... {left_out} characters cut ...]\n{text[len(text) - tail :]}", left_out
+    left_out = len(text) - limit
+    for _ in range(3):  # the mark's own length depends on the number in it
+        mark = f"\n[... {left_out} characters cut ...]\n"
+        left_out = len(text) - limit + len(mark)
+    room = limit - len(mark)
+    if room < len(mark):
+        return text[:limit], len(text) - limit
+    tail = room // 3
+    return f"{text[: room - tail]}{mark}{text[len(text) - tail :]}", left_out
 
 
 _FAULT_ORDER = ("unknown_tool", "missing_arg", "unexpected_arg", "wrong_type", "bad_value")

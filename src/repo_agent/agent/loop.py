@@ -1,7 +1,8 @@
 """The loop: query → verdict → execute → observe, until a final or a limit. It emits events and opens no files.
 
 A bad turn gets one short error as its observation, costs a step and is counted; nothing is asked again behind the
-model's back. History is append-only, and outputs are cut once at birth, so every prompt is a prefix of the next.
+model's back. History is append-only, and outputs are cut once, when they are produced, so every prompt is a prefix of
+the next.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Literal, ParamSpec, TypeVar
 
+from repo_agent.agent.seen import Seen, text_before
+from repo_agent.agent.spec import AgentSpec
 from repo_agent.errors import InfraError, boundary
 from repo_agent.messages import Message, ToolCall, digest, read_spoken, total
 from repo_agent.models import LARGE, Completion, Model, Request, Sampling
 from repo_agent.models.tokens import TokenCounter
-from repo_agent.protocols import Protocol
-from repo_agent.tools.registry import Registry, cut
+from repo_agent.tools.registry import Registry, ToolResult, cut
 from repo_agent.tools.verdict import Verdict, executed, judge, lenient_ok
 from repo_agent.traces import events
 
@@ -33,37 +35,20 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Where a rollout ends, whatever the model does. Turns and tokens alone: no clock makes a slow server, or a busy
-    machine, the model's failure. A request that hangs is ours (see `models.retry`)."""
-
-    max_steps: int = 16
-    max_bad_turns: int = 4
-    """Bad turns in a row."""
-    max_completion_tokens: int = 65_536
-    """As its server counts a reply; where it does not, see `models.tokens`."""
-    observation_chars: int = 4_000
-    tests: str = "on_write"
-    """When the model is shown test results: on_write; on_final (a final on failing tests is answered with them, and
-    the rollout goes on); never."""
-    stop_on_pass: bool = False
-
-
 @dataclass
 class Rollout:
     """One rollout under way: what was said, and what it cost."""
 
     model: Model
-    protocol: Protocol
-    registry: Registry
+    spec: AgentSpec
     root: Path
     run_tests: RunTests
     emit: Emit
     sampling: Sampling
     seed: int
-    limits: Limits = field(default_factory=Limits)
     constrain: bool = False
+    guarded: Registry | None = None
+    """The same tools where the task says what may be written; None: those of the spec."""
     messages: list[Message] = field(default_factory=list)
     tools: list[dict[str, object]] | None = None
     """What the protocol sends beside the messages."""
@@ -77,6 +62,11 @@ class Rollout:
     counter: TokenCounter = field(default_factory=TokenCounter)
     counted: int = 0
     """Reply tokens so far as the limit counts them: as reported, else by `counter`."""
+    seen: Seen = field(default_factory=Seen)
+
+    def __post_init__(self) -> None:
+        self.protocol, self.limits = self.spec.protocol, self.spec.limits
+        self.registry = self.guarded or self.spec.registry
 
     async def run(self, goal: str) -> str:
         """Play the rollout to its end; returns how it ended (see `events.RunEnd.ended`).
@@ -85,7 +75,8 @@ class Rollout:
         """
         schema = self.protocol.schema(self.registry) if self.constrain else None
         self.tools = self.protocol.tools(self.registry)
-        self.messages = [Message("system", self.protocol.describe(self.registry)), Message("user", f"GOAL:\n{goal}")]
+        self.messages = [Message("system", self.spec.system), Message("user", f"GOAL:\n{goal}")]
+        self.seen.show(goal)
         while True:
             ended = self._limit() or await self._step(schema)
             if ended:
@@ -191,7 +182,7 @@ class Rollout:
         turn = action.t
         try:
             with boundary("tool"):
-                result = await in_thread(self.registry.execute, call, self.root, self.limits.observation_chars)
+                result, unseen = await in_thread(self._run, call)
         except InfraError as failure:
             action.turn_class, action.error = "infra_error", failure.cause
             await self._write(action, len(action.text))
@@ -200,7 +191,9 @@ class Rollout:
         action.error = "" if result.ok else result.output
         await self._write(action, len(action.text))
         # The reply is written with its result, so their size counts together.
-        done = events.ToolResultEvent(t=turn, ok=result.ok, code=result.code, output=result.output, cut=result.cut)
+        done = events.ToolResultEvent(
+            t=turn, ok=result.ok, code=result.code, output=result.output, cut=result.cut, unseen=unseen
+        )
         await self._write(done, len(action.text))
         self.any_call = True
         if not result.ok:
@@ -215,6 +208,20 @@ class Rollout:
         self._observe(text)
         return None
 
+    def _run(self, call: ToolCall) -> tuple[ToolResult, list[str] | None]:
+        """What a call answers, and of a write what it kept or took away unseen."""
+        spec = self.registry.specs[call.name]
+        path = call.args.get(spec.overwrites)
+        old = text_before(self.root, path) if spec.overwrites else None
+        result = self.registry.execute(call, self.root, self.limits.observation_chars, self.limits.read_chars)
+        unseen = self.seen.unseen(str(path), old) if spec.overwrites and result.ok else None
+        if result.ok:
+            self.seen.found(call.args.values())
+        if unseen is not None:
+            for written in call.args.values():
+                self.seen.wrote(str(written))
+        return result, unseen
+
     async def _write(self, event: events.Event, characters: int) -> None:
         await _aside(characters, self.emit, event)
 
@@ -228,6 +235,7 @@ class Rollout:
     def _observe(self, text: str, *, bad: bool = False) -> None:
         """Answer the last turn. A lone surrogate, which no tokenizer takes, becomes a question mark."""
         self.bad_in_row = self.bad_in_row + 1 if bad else 0
+        self.seen.show(text)
         self.messages += self.protocol.observe(self.messages[-1], text.encode(errors="replace").decode())
 
 

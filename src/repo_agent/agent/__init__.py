@@ -1,0 +1,1 @@
+"""The agent: what it is told and may do, and the loop that plays it."""
