@@ -8,25 +8,31 @@ import math
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 MAX_DEPTH = 50
 """Levels of nesting in a reply; more than any tool's schema has, and safe for every reader of the trace."""
 
 
-@dataclass(frozen=True, slots=True)
-class ToolCall:
+class ToolCall(msgspec.Struct, frozen=True, eq=False, repr_omit_defaults=True):
     """One call of a tool: a name and its arguments as a dict (never a JSON string)."""
 
     name: str
     args: dict[str, Any]
-    wire: str = field(default="", compare=False, repr=False)
-    """The arguments as a server sent them, to go back to it unchanged; "" where they never were text."""
+    wire: str = ""
+    """The arguments as a server sent them, to go back to it unchanged; "" where they never were text. Calls that differ
+    in this alone are equal."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ToolCall) and (self.name, self.args) == (other.name, other.args)
+
+    __hash__ = None  # type: ignore[assignment]
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(msgspec.Struct, frozen=True):
     """One chat message. `tool_calls` is filled only by protocols that carry calls beside the text."""
 
     role: str
@@ -81,11 +87,33 @@ def strict_json(text: str) -> Any:
     return _STRICT.decode(text)
 
 
+def key_of(value: Any) -> bytes:
+    """Bytes that are the same for the same JSON value, to look it up by; quicker than a hash."""
+    try:
+        return msgspec.json.encode(value, order="deterministic")
+    except UnicodeEncodeError:  # a lone surrogate
+        return canonical_json(value).encode(errors="surrogatepass")
+
+
+def quick_json(text: bytes) -> Any:
+    """The value of a JSON text as `json.loads` has it, faster. Raises ValueError or RecursionError."""
+    try:
+        return _QUICK.decode(text)
+    except msgspec.DecodeError:  # a lone surrogate or NaN, if it is JSON
+        return json.loads(text)
+
+
 def nesting(value: Any) -> int:
     """Levels of nesting, counted without recursion."""
-    depth, level = 0, [value]
-    while level := [inner for outer in level for inner in _inside(outer)]:
+    depth, level = 0, [value] if value and type(value) in (dict, list) else []
+    while level:
         depth += 1
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if type(outer) is dict else outer)
+            if inner and type(inner) in (dict, list)
+        ]
     return depth
 
 
@@ -124,7 +152,7 @@ def reply_message(text: str) -> Message:
 
 def digest(value: Any) -> str:
     """The first 16 hex digits of the SHA-256 of a value's canonical JSON."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
+    return hashlib.sha256(canonical_json(value).encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def tilde(text: str) -> str:
@@ -141,12 +169,6 @@ def _tool_call(call: dict[str, Any]) -> ToolCall:
     if not name or not isinstance(name, str) or not isinstance(args, dict) or nesting(args) > MAX_DEPTH:
         raise ValueError("no call")
     return ToolCall(name, args, said if isinstance(said, str) else "")
-
-
-def _inside(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        return list(value.values())
-    return value if isinstance(value, list) else []
 
 
 def _finite(text: str) -> float:
@@ -167,4 +189,5 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
+_QUICK = msgspec.json.Decoder()
 _STRICT = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite)

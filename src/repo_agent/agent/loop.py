@@ -11,10 +11,12 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Literal, ParamSpec, TypeVar
+
+from msgspec.structs import replace
 
 from repo_agent.agent.seen import Seen, text_before
 from repo_agent.agent.spec import AgentSpec

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
-from repo_agent.messages import digest
+from msgspec.structs import replace
+
+from repo_agent.messages import key_of
 from repo_agent.protocols import PROTOCOLS, Protocol, protocol_named
 from repo_agent.tools.files import default_registry
 from repo_agent.tools.registry import Registry, ToolResult
@@ -14,19 +15,21 @@ from repo_agent.traces.trace import Trace, Turn
 
 _RAN = frozenset({"ok", "exec_error", "bad_value"})
 
+_PLAIN = frozenset({str, int, bool, type(None)})
+
 
 class Registries:
     """The tools that traces are judged by: those given, else those that a trace names, else our four."""
 
     def __init__(self, given: Registry | None = None) -> None:
         self._given = given
-        self._known: dict[str, Registry] = {}
+        self._known: dict[bytes, Registry] = {}
 
     def of(self, trace: Trace) -> Registry:
         """Raises UserError for what are no tool schemas."""
         if self._given is not None:
             return self._given
-        key = digest([trace.tools, trace.source == "loop"])
+        key = key_of([trace.tools, trace.source == "loop"])
         if key not in self._known:
             self._known[key] = _registry_of(trace)
         return self._known[key]
@@ -86,6 +89,8 @@ def _parsed(turn: Turn, protocol: Protocol, registry: Registry, native: bool) ->
 
     Where it could not be parsed and begins like JSON, it is taken for a call's arguments.
     """
+    if turn.text is None and turn.call and all(type(value) in _PLAIN for value in turn.call.args.values()):
+        return Parsed(call=turn.call, lenient=turn.call)  # as its text would be read, without writing it
     parsed = protocol.parse(turn.text if turn.text is not None else _as_text(turn), registry.specs)
     begins_like_json = (turn.text or "").lstrip().startswith(("{", "["))
     if turn.broken_arguments or (native and parsed.fault == "no_call" and begins_like_json):

@@ -10,18 +10,16 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
 from repo_agent.data.classify import classify
 from repo_agent.data.rerender import RERENDERED, homeless, rerendered
-from repo_agent.messages import Message, ToolCall
+from repo_agent.messages import Message, ToolCall, key_of
 from repo_agent.protocols.contract import Contract
 from repo_agent.tools.registry import Registry
 from repo_agent.tools.verdict import Verdict
-from repo_agent.traces.read import run_folder
 from repo_agent.traces.trace import Trace, Turn
 
 _READS = re.compile(r"(list|read|grep|find|search|view|show|get|open|cat|ls|glob)(_|$)")
@@ -140,7 +138,7 @@ def trajectories_of(
     foreign = rerender and (own.hash != ours.hash or _is_foreign(trace))
     turns = rerendered(trace, registry) if foreign else list(trace.turns)
     labels = _labels(turns, classify(trace, registry))
-    run, name = _provenance(trace.path)
+    run, name = _provenance(trace)
     found: list[Trajectory] = []
     for _, group in groupby(zip(turns, labels, strict=True), key=lambda pair: id(pair[0].messages)):
         pairs = list(group)
@@ -197,19 +195,12 @@ def _repeats(verdicts: Iterable[Verdict]) -> list[bool]:
     seen: set[bytes] = set()
     repeats = []
     for verdict in verdicts:
-        key = _key(verdict.call) if verdict.call else b""
+        key = key_of([verdict.call.name, verdict.call.args]) if verdict.call else b""
         repeats.append(bool(key) and key in seen)
         if verdict.call and verdict.turn_class == "ok" and not _READS.match(verdict.call.name):
             seen.clear()
         seen.add(key)
     return repeats
-
-
-def _key(call: ToolCall) -> bytes:
-    try:
-        return msgspec.json.encode([call.name, call.args], order="deterministic")
-    except UnicodeEncodeError:  # a lone surrogate
-        return repr([call.name, sorted(call.args.items())]).encode(errors="replace")
 
 
 def _homeless(trajectory: Trajectory) -> Trajectory:
@@ -224,8 +215,8 @@ def _homeless(trajectory: Trajectory) -> Trajectory:
     return replace(trajectory, messages=messages, turns=tuple(turns), reconstructed=True)
 
 
-def _provenance(path: Path) -> tuple[str, str]:
-    folder = run_folder(path)
-    if folder is None:
+def _provenance(trace: Trace) -> tuple[str, str]:
+    path = trace.path
+    if trace.run is None:
         return path.absolute().parent.name, path.name
-    return folder.name, path.absolute().relative_to(folder).as_posix()
+    return trace.run.name, path.absolute().relative_to(trace.run).as_posix()

@@ -24,7 +24,7 @@ from repo_agent.data.tokens import fitted, prove
 from repo_agent.data.trajectories import Dropped, Label, Trajectory, trajectories_of
 from repo_agent.protocols.contract import Contract
 from repo_agent.tools.own import load_tools
-from repo_agent.traces.read import iter_traces, run_folder
+from repo_agent.traces.read import iter_traces
 from repo_agent.traces.trace import Trace
 
 
@@ -182,5 +182,5 @@ def _may_write(turn: Label) -> bool:
 
 
 def _source(trace: Trace) -> tuple[Any, ...]:
-    folder = run_folder(trace.path) or trace.path.absolute().parent
+    folder = trace.run or trace.path.absolute().parent
     return folder.name, trace.arm, trace.model, trace.suite

@@ -87,8 +87,11 @@ _ASK = "reply with one JSON object, a tool_call or a final"
 _KEYS = 'the keys are "type", "name" and "args"'
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
+
 def _dump(value: dict[str, Any]) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return _ENCODER.encode(value)
 
 
 def _whole(text: str) -> tuple[int, int]:

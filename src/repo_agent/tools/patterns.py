@@ -25,6 +25,8 @@ _TOKEN = re.compile(
       | (?P<other>.)""",
     re.DOTALL | re.VERBOSE,
 )
+_PLAIN = re.compile(r"[^\\()\[{*+?]*+")
+"""A pattern without repeats, groups, sets and escapes."""
 _FLAGS = re.compile(r"\(\?[A-Za-z0-9-]*")
 _SET_ITEM = re.compile(r"\[:\^?[\w &.=:-]*?:\]|\\.|.", re.DOTALL)
 _OPEN = "not a regular expression: a parenthesis, a bracket or an escape is not complete"
@@ -61,6 +63,8 @@ def pattern_fault(pattern: str) -> str | None:
     """
     if len(pattern) > MAX_CHARS:
         return f"a pattern has at most {MAX_CHARS:,} characters"
+    if _PLAIN.fullmatch(pattern):
+        return None
     groups, whole = [_Group()], True
     for kind, text in _tokens(pattern):
         if kind == "call":

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Annotated, Any, overload
 
 import jsonschema
+import msgspec
 import pydantic
 
 from repo_agent.errors import InfraError, UserError, boundary
@@ -89,16 +90,14 @@ class ToolSpec:
         return {"type": "function", "function": function}
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(msgspec.Struct, frozen=True):
     """Why a call is refused before it runs: a turn class's name and a message for the model."""
 
     turn_class: str
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Checked:
+class Checked(msgspec.Struct, frozen=True):
     """What the check of a call came to."""
 
     fault: Fault | None

@@ -96,6 +96,10 @@ class ArgumentSchema:
         self._certain = certain(plain, frozenset(_validator_type().VALIDATORS), FORMATS)
         self._validator = _validator_type()(plain, format_checker=formats, registry=EMPTY_REGISTRY)
         self._of_names = "|".join(_name_patterns(plain))
+        alone = sum(name == "required" for name in _names(plain)) == 1
+        self._required = tuple(plain.get("required", ())) if alone and isinstance(plain, dict) else ()
+        """What must be there, where no part of the schema asks for anything else: then a missing one is the best
+        error, whatever else is wrong."""
 
     def check(self, value: Any, better: Callable[[Any, Any], Any]) -> tuple[Any, frozenset[str]]:
         """The best error of a value, as `better(best so far or None, error)` has it, or None; and what was not checked:
@@ -107,6 +111,8 @@ class ArgumentSchema:
                 return None, frozenset()
         except RecursionError:
             pass
+        if type(value) is dict and any(name not in value for name in self._required):
+            return _missing(self._required, value), frozenset()
         budget, best = _Budget(_steps_for(value)), None
         if self._of_names and not _affordable(self._of_names, max(map(len, _names(value)), default=0)):
             return None, frozenset({"patternProperties"})
@@ -122,6 +128,12 @@ class ArgumentSchema:
         finally:
             _BUDGET.reset(token)
         return best, frozenset(budget.unchecked)
+
+
+def _missing(required: tuple[str, ...], value: dict[str, Any]) -> Any:
+    return jsonschema.ValidationError(
+        "a required property is missing", validator="required", validator_value=list(required), instance=value
+    )
 
 
 @cache

@@ -9,8 +9,9 @@ tool schemas nobody gave is `unjudged`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from repo_agent.messages import ToolCall
 from repo_agent.tools.registry import BAD_VALUE_CODES, Registry, ToolResult
@@ -50,8 +51,7 @@ _RUNGS_PASSED = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Parsed:
+class Parsed(msgspec.Struct, frozen=True):
     """What a protocol made of a reply: a call, or a final, or a `fault` (a turn class) with its `error`.
 
     `lenient` is the one call that a forgiving parser finds, also where the strict one refused.
@@ -64,8 +64,7 @@ class Parsed:
     lenient: ToolCall | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """A turn's class; the call to run when it is None yet, the final, and the error for the model."""
 
     turn_class: str | None

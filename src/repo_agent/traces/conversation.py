@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace as with_fields
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +47,7 @@ class _Turns:
     """The turns so far, and the messages that the next request continues."""
 
     def __init__(self, path: Path, start: events.RunStart) -> None:
-        self._path, self._ours = path, start.source == "loop"
+        self._path, self._ours = str(path), start.source == "loop"
         self._messages = [Message("system", start.system)] if start.system else []
         self._asked, self._redacted = False, start.redacted
         self._turns: list[Turn] = []
@@ -60,7 +59,7 @@ class _Turns:
                 self._request(event, where)
             elif isinstance(event, events.LlmAction):
                 self._action(event, where)
-            elif isinstance(event, events.ToolResultEvent | events.Final):
+            elif isinstance(event, (events.ToolResultEvent, events.Final)):
                 if not self._turns or self._turns[-1].t != event.t:
                     kind = event.__struct_config__.tag
                     raise UserError(f"the reply before this {kind} is missing", where, REMEDY)
@@ -117,7 +116,7 @@ def _message(message: events.WireMessage, where: str) -> Message:
         named = [{"name": function["name"], "arguments": function["arguments"]} for function in functions]
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"a message with a call that cannot be read ({error})", where, REMEDY) from error
-    return with_fields(reply_message(spoken(message.content, named)), role=message.role)
+    return replace(reply_message(spoken(message.content, named)), role=message.role)
 
 
 def _call(call: dict[str, Any], where: str) -> ToolCall:

@@ -24,6 +24,7 @@ class Labels:
     """The labels of one run directory."""
 
     def __init__(self, run: Path) -> None:
+        self.run = run
         self._known: dict[tuple[str, int | None], bool | None] = {}
         path = run / FILE
         lines = path.read_bytes().split(b"\n") if path.is_file() else []

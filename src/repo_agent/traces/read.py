@@ -7,10 +7,12 @@ UserError with file and line, since contexts rebuilt from it would be wrong.
 
 from __future__ import annotations
 
+import gc
 import gzip
-import json
+import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from typing import Any
 import msgspec
 
 from repo_agent.errors import UserError
+from repo_agent.messages import quick_json
 from repo_agent.traces import events
 from repo_agent.traces.conversation import trace_of
 from repo_agent.traces.labels import Labels
@@ -43,9 +46,10 @@ def read_trace(path: Path) -> Trace:
 
 def iter_traces(paths: Iterable[Path]) -> Iterator[tuple[Path, Trace | None, list[str]]]:
     """Every trace file under the given paths: its trace, None where it holds no run, and the problems met."""
-    labels: dict[Path, Labels] = {}
+    labels: dict[Path, Labels | None] = {}
     for path in find_traces(paths):
-        yield path, *_trace(path, labels)
+        with _no_cycles():
+            yield path, *_trace(path, labels)
 
 
 def read_traces(paths: Iterable[Path]) -> tuple[list[Trace], list[str]]:
@@ -62,31 +66,34 @@ def find_traces(paths: Iterable[Path]) -> list[Path]:
 
     Raises UserError for a path that is not there.
     """
-    found: list[Path] = []
+    found: dict[str, Path] = {}
+    real: dict[str, str] = {}
     for path in paths:
         if not path.exists():
             raise UserError("not there", str(path), "Give a run directory, a folder of traces, or a trace")
-        files = [path] if path.is_file() else sorted(_below(path), key=_by_number)
-        found += [file for file in files if path.is_file() or _is_trace_place(file)]
-    return list({file.resolve(): file for file in found}.values())
+        files = [path] if path.is_file() else _below(path)
+        found |= {_real(file, real): file for file in files}
+    return list(found.values())
 
 
 def run_folder(trace: Path) -> Path | None:
     """The run directory that a trace belongs to, or None."""
-    folder = trace.absolute().parent.parent.parent
-    return folder if (folder / "run.json").is_file() else None
+    folder = os.path.abspath(trace)
+    for _ in range(3):
+        folder = os.path.dirname(folder)
+    return Path(folder) if os.path.isfile(os.path.join(folder, "run.json")) else None
 
 
 def read_events(path: Path) -> tuple[list[events.AnyEvent], list[str]]:
     """The typed events of a trace of our own, and the problems met. Raises UserError as the module says."""
     lines, problems = read_lines(path)
-    return [event for _, event in _typed(path, lines)], problems
+    return [event for _, event in _typed(path, lines, _version(path, lines))], problems
 
 
 def read_first(path: Path) -> events.RunStart:
     """The first event of a trace of our own. Raises UserError as the module says."""
     lines, _ = read_lines(path)
-    first = _typed(path, lines[:1])[0][1] if lines else None
+    first = _typed(path, lines[:1], _version(path, lines))[0][1] if lines else None
     if not isinstance(first, events.RunStart):
         raise UserError("does not begin with run_start: a line is missing", str(path), REMEDY)
     return first
@@ -104,14 +111,27 @@ def read_lines(path: Path) -> tuple[list[tuple[int, bytes]], list[str]]:
 def record_of(line: bytes) -> dict[str, Any] | None:
     """The JSON object of a line, or None."""
     try:
-        record = json.loads(line)
+        record = quick_json(line)
     except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
 
 
-def _trace(path: Path, labels: dict[Path, Labels]) -> tuple[Trace | None, list[str]]:
-    """A trace with the outcome that its run's labels give it; `labels` remembers those that were read."""
+@contextmanager
+def _no_cycles() -> Iterator[None]:
+    """Without the search for cycles of objects: what is made of a trace has none, and is let go before the next."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def _trace(path: Path, labels: dict[Path, Labels | None]) -> tuple[Trace | None, list[str]]:
+    """A trace with its run directory and the outcome that the run's labels give it; `labels` remembers, by folder of
+    traces, those that were read."""
     lines, problems = read_lines(path)
     if not lines:
         return None, [f"{path}: no whole line in it, so no run"]
@@ -119,17 +139,24 @@ def _trace(path: Path, labels: dict[Path, Labels]) -> tuple[Trace | None, list[s
     if "payload" in first:
         trace = older_trace(path, lines, problems)
     else:
-        trace = trace_of(path, f"v{first.get('v')}", _typed(path, lines), problems)
-    folder = run_folder(path)
-    if folder is not None:
-        known = labels[folder] if folder in labels else labels.setdefault(folder, Labels(folder))
-        trace = replace(trace, passed=known.passed(trace.task, trace.rollout, trace.passed))
+        trace = trace_of(path, f"v{first.get('v')}", _typed(path, lines, first.get("v")), problems)
+    task = path.parent
+    if task not in labels:
+        run = run_folder(path)
+        labels[task] = Labels(run) if run else None
+    if (known := labels[task]) is not None:
+        passed = known.passed(trace.task, trace.rollout, trace.passed)
+        trace = replace(trace, run=known.run, passed=passed)
     return trace, list(trace.problems)
 
 
-def _typed(path: Path, lines: Lines) -> Typed:
+def _version(path: Path, lines: Lines) -> Any:
+    return _record(path, lines[0]).get("v") if lines else None
+
+
+def _typed(path: Path, lines: Lines, version: Any) -> Typed:
     """The events of a file of ours; those of format 1 are brought to today's shape here, and nowhere else."""
-    if lines and _record(path, lines[0]).get("v") == 1:
+    if version == 1:
         return _converted(path, lines)
     typed: Typed = []
     for number, line in lines:
@@ -175,15 +202,23 @@ def _bytes(path: Path) -> bytes:
         raise UserError(f"cannot be read ({reason})", str(path), "Is the path right, and the file whole?") from error
 
 
-def _below(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*.jsonl*") if path.name.endswith(SUFFIXES)]
+def _below(folder: Path) -> Iterator[Path]:
+    """The traces below a folder, by number in each: of a run directory, only what is in `traces/`."""
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        if (names := [name for name in names if name.endswith(SUFFIXES)]) and _is_trace_place(Path(place)):
+            yield from (Path(place, name) for name in sorted(names, key=lambda name: (len(name), name)))
 
 
-def _by_number(path: Path) -> tuple[Path, int, str]:
-    return path.parent, len(path.name), path.name
+def _real(file: Path, folders: dict[str, str]) -> str:
+    """Where a file really is; `folders` remembers where theirs are."""
+    if file.is_symlink():
+        return os.path.realpath(file)
+    folder, name = os.path.split(file)
+    real = folders[folder] if folder in folders else folders.setdefault(folder, os.path.realpath(folder))
+    return f"{real}/{name}"
 
 
-def _is_trace_place(file: Path) -> bool:
-    """Whether a *.jsonl below a folder is a trace: of a run directory, only what is in `traces/`."""
-    run = next((folder for folder in file.parents if (folder / "run.json").is_file()), None)
-    return run is None or file.relative_to(run).parts[0] == "traces"
+def _is_trace_place(folder: Path) -> bool:
+    run = next((place for place in (folder, *folder.parents) if (place / "run.json").is_file()), None)
+    return run is None or folder.relative_to(run).parts[:1] == ("traces",)

@@ -82,5 +82,7 @@ class Trace:
     """In order. Those whose contexts continue each other share their `messages`."""
     whole: bool
     problems: tuple[str, ...]
+    run: Path | None = None
+    """The run directory that it belongs to."""
     source: str = "loop"
     """`loop`, our own; `record` or `import:KIND`, another agent's: whether a call ran well is then unknown."""
