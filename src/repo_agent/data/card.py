@@ -9,6 +9,7 @@ from typing import Any
 from repo_agent.data.gates import Funnel
 from repo_agent.data.parity import Parity
 from repo_agent.data.steps import Step
+from repo_agent.escape import markdown
 
 _BAR = 40
 _NO_SPLIT = (
@@ -40,8 +41,8 @@ def card(
 def _head(record: Mapping[str, Any]) -> str:
     counts, tokenizer = record["counts"], record["tokenizer"]
     facts = [
-        ("contract", f"`{record['contract']}` (system prompt, tool schemas, protocol `{record['protocol']}`)"),
-        ("tokenizer", f"{tokenizer['name']} (`{tokenizer['fingerprint']}`)"),
+        ("contract", f"{record['contract']} (system prompt, tool schemas, protocol {record['protocol']})"),
+        ("tokenizer", f"{tokenizer['name']} ({tokenizer['fingerprint']})"),
         ("step rows", counts["rows"]),
         ("merged rows", counts["merged_rows"]),
         ("tokens with loss", counts["trained_tokens"]),
@@ -79,7 +80,9 @@ def _split(split: Mapping[str, Sequence[str]] | None) -> str:
     if split is None:
         return _NO_SPLIT
     sides = [("train", "train"), ("held out", "held_out")]
-    return "\n".join(f"- {name} ({len(split[key])}): {', '.join(split[key]) or 'none'}" for name, key in sides)
+    return "\n".join(
+        f"- {name} ({len(split[key])}): {', '.join(map(markdown, split[key])) or 'none'}" for name, key in sides
+    )
 
 
 def _near(near: Mapping[str, Any] | None) -> str:
@@ -90,7 +93,7 @@ def _near(near: Mapping[str, Any] | None) -> str:
     highest = near["highest"]
     if highest is None:
         return f"{said} No two share one."
-    most = f"{highest['similarity']:.2f} ({highest['train']}, {highest['held_out']})"
+    most = f"{highest['similarity']:.2f} ({markdown(highest['train'])}, {markdown(highest['held_out'])})"
     summary = f"{said} {len(near['pairs'])} are alike by {near['threshold']:g} or more; the highest is {most}."
     if not near["pairs"]:
         return summary
@@ -104,5 +107,6 @@ def _sources(sources: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+    cells = [[markdown(str(cell)) for cell in row] for row in rows]
+    lines = [head, ["---"] * len(head), *cells]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

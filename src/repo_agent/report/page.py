@@ -17,6 +17,7 @@ import jinja2
 from markupsafe import Markup
 
 from repo_agent.errors import UserError
+from repo_agent.escape import visible
 from repo_agent.evaluate import metrics
 from repo_agent.evaluate.advice import leaks, percent, points
 from repo_agent.evaluate.arms import Arm, Row, shown
@@ -60,6 +61,7 @@ def render(comparison: Comparison, out: Path) -> str:
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=lambda value: visible(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )

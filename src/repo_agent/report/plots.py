@@ -7,10 +7,12 @@ in a table of the page. The same comparison gives the same bytes.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from io import StringIO
-from typing import Any
+from typing import Any, ParamSpec
 
+from repo_agent.escape import visible
 from repo_agent.evaluate import metrics
 from repo_agent.evaluate.arms import Arm
 from repo_agent.evaluate.pairs import Pair
@@ -46,11 +48,28 @@ _STYLE = {
 }
 
 
+_P = ParamSpec("_P")
+
+
+def _drawn(plot: Callable[_P, str]) -> Callable[_P, str]:
+    """A plot in our style from its first text to its last: by default a `$` would begin a formula, or an error."""
+
+    @wraps(plot)
+    def styled(*args: _P.args, **kwargs: _P.kwargs) -> str:
+        import matplotlib
+
+        with matplotlib.rc_context(_STYLE):
+            return plot(*args, **kwargs)
+
+    return styled
+
+
 def colour_of(turn_class: str) -> str:
     """The colour of a turn class: its family's."""
     return next((colour for colour, names in FAMILIES.values() if turn_class in names), "#5C5C5C")
 
 
+@_drawn
 def forest(pairs: Sequence[Pair], title: str) -> str:
     """Differences of shares with their 95% intervals, a line a pair; a hollow mark has no interval."""
     shown = [pair for pair in pairs if pair.difference is not None]
@@ -62,13 +81,14 @@ def forest(pairs: Sequence[Pair], title: str) -> str:
         if pair.interval:
             axes.plot([100 * end for end in pair.interval], [place, place], color=colour, linewidth=2)
         axes.plot(middle, place, "o", color=colour, markerfacecolor=colour if pair.interval else "none")
-    labels = [f"{pair.b} - {pair.a}: {pair.metric}" for pair in reversed(shown)]
+    labels = [visible(f"{pair.b} - {pair.a}: {pair.metric}") for pair in reversed(shown)]
     axes.set_yticks(range(len(shown)), labels)
     axes.set_ylim(-0.7, len(shown) - 0.3)
     axes.set_xlabel("points")
     return _svg(figure, "forest", title)
 
 
+@_drawn
 def dots(arms: Sequence[Arm], metric: str, title: str) -> str:
     """The metric of every task in every arm, a line a task; tasks in order of the first arm's value."""
     values = {arm.name: metrics.by_task(arm, metric) for arm in arms}
@@ -84,7 +104,7 @@ def dots(arms: Sequence[Arm], metric: str, title: str) -> str:
             (100 * value, place) for place, task in enumerate(tasks) if (value := values[arm.name][task]) is not None
         ]
         look = {"color": _arm_colour(number), "marker": MARKS[number % len(MARKS)], "s": 30, "zorder": 2}
-        axes.scatter([x for x, _ in points], [y for _, y in points], label=arm.name, **look)
+        axes.scatter([x for x, _ in points], [y for _, y in points], label=visible(arm.name), **look)
     axes.set_yticks(range(len(tasks)), [_short(task) for task in tasks])
     axes.set_ylim(-0.7, len(tasks) - 0.3)
     axes.set_xlim(-3, 103)
@@ -93,6 +113,7 @@ def dots(arms: Sequence[Arm], metric: str, title: str) -> str:
     return _svg(figure, "dots", title)
 
 
+@_drawn
 def ladder(arms: Sequence[Arm], title: str) -> str:
     """Share of scored turns past each rung, a group of bars a rung."""
     figure, axes = _figure(2.9)
@@ -100,7 +121,7 @@ def ladder(arms: Sequence[Arm], title: str) -> str:
     for number, arm in enumerate(arms):
         heights = [100 * (metrics.overall(arm, rung) or 0) for rung in LADDER]
         places = [rung - 0.4 + width * (number + 0.5) for rung in range(len(LADDER))]
-        axes.bar(places, heights, 0.92 * width, color=_arm_colour(number), label=arm.name)
+        axes.bar(places, heights, 0.92 * width, color=_arm_colour(number), label=visible(arm.name))
     axes.set_xticks(range(len(LADDER)), LADDER)
     axes.set_ylim(0, 100)
     axes.set_ylabel("% of scored turns")
@@ -108,6 +129,7 @@ def ladder(arms: Sequence[Arm], title: str) -> str:
     return _svg(figure, "ladder", title)
 
 
+@_drawn
 def classes(arms: Sequence[Arm], title: str) -> str:
     """Turns by family of turn class, as shares of all turns, a bar an arm."""
     figure, axes = _figure(0.42 * len(arms) + 1.7)
@@ -120,7 +142,7 @@ def classes(arms: Sequence[Arm], title: str) -> str:
         shares = [100 * count / total for count, total in zip(counts, totals, strict=True)]
         axes.barh(range(len(arms)), shares, 0.62, left=left, color=colour, label=family)
         left = [start + share for start, share in zip(left, shares, strict=True)]
-    axes.set_yticks(range(len(arms)), [arm.name for arm in arms])
+    axes.set_yticks(range(len(arms)), [visible(arm.name) for arm in arms])
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
     axes.set_xlabel("% of all turns")
@@ -130,12 +152,10 @@ def classes(arms: Sequence[Arm], title: str) -> str:
 
 def _figure(height: float) -> tuple[Any, Any]:
     """A figure outside pyplot, so that nothing global is touched, and its one set of axes."""
-    import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH, height))
-        return figure, figure.subplots()
+    figure = Figure(figsize=(_WIDTH, height))
+    return figure, figure.subplots()
 
 
 def _legend(figure: Any, columns: int) -> None:
@@ -149,16 +169,14 @@ def _arm_colour(number: int) -> str:
 
 
 def _short(text: str, most: int = 28) -> str:
+    text = visible(text)
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _svg(figure: Any, name: str, title: str) -> str:
     """The figure as an `<svg>` element to put inline: its own ids, black as currentColor, a title to be read out."""
-    import matplotlib
-
     buffer = StringIO()
-    with matplotlib.rc_context(_STYLE):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Title": title})
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Title": title})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
