@@ -156,6 +156,8 @@ SCRIPT = """
 import json, pathlib, resource, sys
 from repo_agent.messages import ToolCall
 from repo_agent.tools.files import default_registry
+from repo_agent.tools import searchers
+searchers.SECONDS = 0.5
 registry, codes, root = default_registry(), [], pathlib.Path(sys.argv[1])
 def call(pattern):
     return ToolCall("grep", {"pattern": pattern, "rel_dir": ".", "max_hits": 9})
@@ -226,14 +228,14 @@ def test_one_that_is_killed_at_work_is_tried_once_more(tmp_path: Path, monkeypat
 
 def test_time_is_that_of_the_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that the machine does not let run for longer than its limit ends well all the same."""
-    (tmp_path / "a.txt").write_text("x\n" * 200_000)
-    monkeypatch.setattr(searchers, "SECONDS", 3.0)
+    (tmp_path / "a.txt").write_text("x\n" * 50_000)
+    monkeypatch.setattr(searchers, "SECONDS", 1.0)
     grep(tmp_path, "x")
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(grep, tmp_path, "y")
         for process in children():
             os.kill(process, signal.SIGSTOP)
-        time.sleep(3.5)
+        time.sleep(1.5)
         for process in children():
             os.kill(process, signal.SIGCONT)
         assert waiting.result().output == "[no hits]"

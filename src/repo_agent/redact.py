@@ -1,4 +1,4 @@
-"""Keys stay out of what is written: those that are known, wherever they turn up again, and what is shaped like one."""
+"""Keys stay out of what is written: those that are known, wherever they turn up again, and what looks like one."""
 
 from __future__ import annotations
 
@@ -10,14 +10,9 @@ from functools import cache, lru_cache
 from typing import Any
 from urllib.parse import quote
 
+from repo_agent.secrets import findings
+
 MARK = "[key]"
-SHAPED = re.compile(
-    r"(?:(?<!\w)|(?<=\\[nrt]))(?:"
-    r"(?:sk-|hf_|tgp_|gh[pousr]_|github_pat_|AKIA|xox[abp]-|AIza|gsk_|xai-|nvapi-|pplx-|r8_|glpat-)"
-    r"(?=[\w-]*\d|[A-Za-z]{20})[\w-]{16,}"
-    r"|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{10,})"
-)
-"""Keys as vendors write them, with a digit somewhere, and JSON web tokens."""
 PLACEHOLDERS = frozenset(
     "none empty null dummy fake ollama local not-needed no-key-required lm-studio password".split()
 )
@@ -37,12 +32,14 @@ def is_no_placeholder(word: str) -> bool:
 
 def redacted(value: Any, secrets: Collection[str], shaped: bool = True) -> Any:
     """`value` with each of the secrets, as they are and as URLs and JSON write them, replaced by a mark; with `shaped`
-    whatever looks like a key too. Texts, lists and dicts, their keys among them; anything else stays."""
+    whatever looks like a credential too. Texts, lists and dicts, their keys among them; anything else stays."""
     if isinstance(value, str):
         for secret in sorted(secrets, key=len, reverse=True):
             for form in _forms(secret):
                 value = value.replace(form, MARK)
-        return SHAPED.sub(MARK, value) if shaped else value
+        for found in reversed(findings(value) if shaped else ()):
+            value = value[: found.start] + MARK + value[found.end :]
+        return value
     if isinstance(value, dict):
         return {redacted(key, secrets, shaped): redacted(entry, secrets, shaped) for key, entry in value.items()}
     return [redacted(entry, secrets, shaped) for entry in value] if isinstance(value, list) else value

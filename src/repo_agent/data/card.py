@@ -7,6 +7,7 @@ from typing import Any
 
 from repo_agent.data.gates import Funnel
 from repo_agent.data.tally import Tally
+from repo_agent.escape import markdown
 
 _BAR = 40
 _PROMPT_CHARS = 80
@@ -40,8 +41,8 @@ def _head(record: Mapping[str, Any]) -> str:
     counts, tokenizer = record["counts"], record["tokenizer"]
     unknown = record["unseen_unknown"]
     facts = [
-        ("contract", f"`{record['contract']}` (tool schemas, protocol `{record['protocol']}`)"),
-        ("tokenizer", f"{tokenizer['name']} (`{tokenizer['fingerprint']}`)"),
+        ("contract", f"{record['contract']} (tool schemas, protocol {record['protocol']})"),
+        ("tokenizer", f"{tokenizer['name']} ({tokenizer['fingerprint']})"),
         ("step rows", counts["rows"]),
         ("merged rows", counts["merged_rows"]),
         ("rows that recover from a bad turn", counts["recoveries"]),
@@ -93,7 +94,7 @@ def _split(split: Mapping[str, Sequence[str]] | None) -> str:
         return _NO_SPLIT
     sides = [("train", "train"), ("held out", "held_out")]
     return "\n".join(
-        f"- {name} ({len(split[key])}): {', '.join(map(_safe, split[key])) or 'none'}" for name, key in sides
+        f"- {name} ({len(split[key])}): {', '.join(map(markdown, split[key])) or 'none'}" for name, key in sides
     )
 
 
@@ -105,7 +106,7 @@ def _near(near: Mapping[str, Any] | None) -> str:
     highest = near["highest"]
     if highest is None:
         return f"{said} No two share one."
-    most = f"{highest['similarity']:.2f} ({_safe(highest['train'])}, {_safe(highest['held_out'])})"
+    most = f"{highest['similarity']:.2f} ({markdown(highest['train'])}, {markdown(highest['held_out'])})"
     summary = f"{said} {len(near['pairs'])} are alike by {near['threshold']:g} or more; the highest is {most}."
     if not near["pairs"]:
         return summary
@@ -126,11 +127,6 @@ def _proof(record: Mapping[str, Any]) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(map(_safe, line)) + " |" for line in lines)
-
-
-def _safe(cell: Any) -> str:
-    """A cell that stays one: strangers' task ids may hold line breaks, bars or markup."""
-    text = " ".join(str(cell).split())
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("|", "\\|")
+    cells = [[markdown(str(cell)) for cell in row] for row in rows]
+    lines = [head, ["---"] * len(head), *cells]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

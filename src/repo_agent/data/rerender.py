@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from repo_agent.messages import Message, ToolCall, read_spoken
 from repo_agent.protocols import protocol_named
+from repo_agent.secrets import home_folders
 from repo_agent.tools.registry import Registry
 from repo_agent.traces.trace import Trace, Turn
 
@@ -24,7 +25,6 @@ _MARKS = re.compile(r"\A(\[tool_result\]|<tool_response>\n)|\n</tool_response>\Z
 """What other protocols put around a result."""
 _BEFORE = r"(?:(?<![\w.~-])(?<!:/)|(?<=\\[nrt]))"
 """Where an absolute path may begin: not inside a name or after a URL's //, but after an escaped newline or tab."""
-_HOME = re.compile(_BEFORE + r"/(?:home|Users)/[^/\s\"'\\:]+")
 
 
 def rerendered(trace: Trace, registry: Registry) -> list[Turn]:
@@ -42,18 +42,18 @@ def rerendered(trace: Trace, registry: Registry) -> list[Turn]:
 
 
 def without_homes(text: str) -> str:
-    """`text` with the user's own home folder, wherever it is, and all below /home and /Users written as ~."""
+    """`text` with this user's home folder, wherever it is, and those of others written as ~."""
     own = os.path.expanduser("~").rstrip("/")
-    if own.startswith("/"):
+    if own.startswith("/") and own in text:
         text = re.sub(_BEFORE + re.escape(own) + r"(?![\w-]|\.\w)", "~", text)
-    return _HOME.sub("~", text)
+    for found in reversed(home_folders(text)):
+        text = f"{text[: found.start]}~{text[found.end :]}"
+    return text
 
 
 def names_home(text: str) -> bool:
     """Whether `without_homes` would change a text."""
-    own = os.path.expanduser("~").rstrip("/")
-    likely = "/home/" in text or "/Users/" in text or (own.startswith("/") and own in text)
-    return likely and without_homes(text) != text
+    return without_homes(text) != text
 
 
 def homeless(message: Message) -> Message:

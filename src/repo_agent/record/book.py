@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from repo_agent.errors import UserError
+from repo_agent.escape import fit_name
 from repo_agent.messages import digest
 from repo_agent.record.thread import Thread
 from repo_agent.record.verdict import Judge, Tally
@@ -112,7 +113,7 @@ class Book:
         """A new thread, its `run_start` written; its task's next free rollout is claimed."""
         while len(self.open) >= MAX_OPEN and (idle := [thread for thread in self.open if not thread.busy]):
             self.end([min(idle, key=lambda thread: thread.last)], "stopped")
-        task = task or self._task_from.task(redacted(asked.goal, secrets), redacted(name, secrets))
+        task = fit_name(task or self._task_from.task(redacted(asked.goal, secrets), redacted(name, secrets)))
         writer = None
         while writer is None:
             number = self._next.get(task, 0)

@@ -19,6 +19,7 @@ from yarl import URL
 from repo_agent.errors import RepoAgentError, boundary
 from repo_agent.record.book import Book
 from repo_agent.record.secrets import secrets_of
+from repo_agent.record.sites import guard
 from repo_agent.record.thread import Thread
 from repo_agent.record.wire import Asked, Reply, asked, read_reply, read_stream
 
@@ -28,6 +29,8 @@ _HOP_BY_HOP = frozenset(
     "upgrade host content-length expect".split()
 )
 _DONE = re.compile(rb"(?:^|\n)data: ?\[DONE\]")
+MAX_BODY = 64 * 2**20
+"""Bytes of a compressed reply, unpacked: few compressed ones can make very many."""
 _READ = 10_000
 """Characters of an error's body that are looked at."""
 
@@ -43,7 +46,7 @@ class Proxy:
             self._base += "/v1"
 
     def app(self) -> web.Application:
-        app = web.Application(client_max_size=0)
+        app = web.Application(client_max_size=0, middlewares=[guard(_not_for_pages)])
         app.router.add_post("/_repo_agent/mark", self.mark)
         app.router.add_get("/_repo_agent/threads", self.threads)
         app.router.add_route("*", "/{path:.*}", self.forward)
@@ -105,7 +108,8 @@ class Proxy:
         path = request.raw_path if request.raw_path.startswith("/") else "/" + request.raw_path
         versioned = path == "/v1" or path.startswith(("/v1/", "/v1?"))
         url = self._base + path[3:] if versioned else self._origin + path
-        dropped = _HOP_BY_HOP | {name.lower() for name in more}
+        named = (name.strip().lower() for line in request.headers.getall("Connection", []) for name in line.split(","))
+        dropped = _HOP_BY_HOP | {name.lower() for name in more} | set(named)
         headers = [
             (name, value)
             for name, value in request.headers.items()
@@ -245,10 +249,14 @@ def _decoded(body: bytes, encoding: str) -> bytes:
     if encoding in ("", "identity"):
         return body
     if encoding in ("gzip", "x-gzip", "deflate"):
+        unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)
         try:
-            return zlib.decompress(body, zlib.MAX_WBITS | 32)
+            plain = unpacker.decompress(body, MAX_BODY)
         except zlib.error as error:
             raise ValueError(f"broken {encoding}") from error
+        if unpacker.unconsumed_tail:
+            raise ValueError(f"over {MAX_BODY >> 20} MiB when it is unpacked")
+        return plain
     raise ValueError(f"compressed as {encoding}, though it was asked for plain")
 
 
@@ -267,6 +275,10 @@ def _broken(request: web.Request, begun: web.StreamResponse | None, error: Excep
             request.transport.abort()
         return begun
     return _error(502, f"cannot reach the upstream: {type(error).__name__}: {error}")
+
+
+def _not_for_pages(header: str) -> web.Response:
+    return _error(403, f"programs of this machine alone may use this address; {header} names another place")
 
 
 def _error(status: int, message: str) -> web.Response:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -60,8 +61,9 @@ async def serve(
     """Record until `until` returns; see `record`."""
     registry, task_from = _checked(options)
     listening = _listen(options.port)
-    with contextlib.closing(listening):
+    with contextlib.closing(listening), _private():
         run = RunDir.open(options.out, _run_record(options, registry))
+        run.path.chmod(0o700)
         finished = finish_abandoned(run)
         book = Book(run, tools=registry, task_from=task_from)
         async with _running(options.upstream, book, listening, told):
@@ -101,6 +103,16 @@ async def _running(upstream: str, book: Book, listening: socket.socket, told: To
             yield
         finally:
             await runner.cleanup()
+
+
+@contextlib.contextmanager
+def _private() -> Iterator[None]:
+    """What this process writes meanwhile is its user's alone: conversations hold whatever an agent reads."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def _checked(options: RecordOptions) -> tuple[Registry | None, TaskFrom]:

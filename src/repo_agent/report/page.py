@@ -16,6 +16,7 @@ import jinja2
 from markupsafe import Markup
 
 from repo_agent.errors import UserError
+from repo_agent.escape import visible
 from repo_agent.evaluate import metrics
 from repo_agent.evaluate.advice import leaks, percent, points, smallest_effect
 from repo_agent.evaluate.arms import Arm, Row, shown
@@ -49,8 +50,7 @@ def compare(run_dirs: Sequence[Path], out: Path) -> Comparison:
     data = json.dumps(comparison.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     page = render(comparison, out)
     with new_directory(out) as folder:
-        # A lone surrogate, which UTF-8 cannot carry, becomes a question mark, and in JSON its escape.
-        (folder / REPORT).write_text(page, encoding="utf-8", errors="replace")
+        (folder / REPORT).write_text(page, encoding="utf-8")
         (folder / DATA).write_text(data, encoding="utf-8", errors="backslashreplace")
     return comparison
 
@@ -61,6 +61,7 @@ def render(comparison: Comparison, out: Path) -> str:
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=lambda value: visible(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -7,10 +7,12 @@ in a table of the page. The same comparison gives the same bytes.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from io import StringIO
-from typing import Any
+from typing import Any, ParamSpec
 
+from repo_agent.escape import visible
 from repo_agent.evaluate import metrics
 from repo_agent.evaluate.arms import Arm
 from repo_agent.evaluate.pairs import Pair
@@ -46,11 +48,28 @@ _STYLE = {
 }
 
 
+_P = ParamSpec("_P")
+
+
+def _drawn(plot: Callable[_P, str]) -> Callable[_P, str]:
+    """A plot in our style from its first text to its last: by default a `$` would begin a formula, or an error."""
+
+    @wraps(plot)
+    def styled(*args: _P.args, **kwargs: _P.kwargs) -> str:
+        import matplotlib
+
+        with matplotlib.rc_context(_STYLE):
+            return plot(*args, **kwargs)
+
+    return styled
+
+
 def colour_of(turn_class: str) -> str:
     """The colour of a turn class: its family's."""
     return next((colour for colour, names in FAMILIES.values() if turn_class in names), "#5C5C5C")
 
 
+@_drawn
 def forest(pairs: Sequence[Pair], title: str) -> str:
     """Differences of shares with their 95% intervals, a line a pair; a hollow mark has no interval."""
     shown = [pair for pair in pairs if pair.difference is not None]
@@ -69,6 +88,7 @@ def forest(pairs: Sequence[Pair], title: str) -> str:
     return _svg(figure, "forest", title)
 
 
+@_drawn
 def dots(arms: Sequence[Arm], metric: str, title: str) -> str:
     """The metric of every task in every arm, a line a task; tasks in order of the first arm's value."""
     values = {arm.name: metrics.by_task(arm, metric) for arm in arms}
@@ -93,6 +113,7 @@ def dots(arms: Sequence[Arm], metric: str, title: str) -> str:
     return _svg(figure, "dots", title)
 
 
+@_drawn
 def ladder(arms: Sequence[Arm], title: str) -> str:
     """Share of scored turns past each rung, a group of bars a rung."""
     figure, axes = _figure(2.9)
@@ -108,6 +129,7 @@ def ladder(arms: Sequence[Arm], title: str) -> str:
     return _svg(figure, "ladder", title)
 
 
+@_drawn
 def classes(arms: Sequence[Arm], title: str) -> str:
     """Turns by family of turn class, as shares of all turns, a bar an arm."""
     figure, axes = _figure(0.42 * len(arms) + 1.7)
@@ -130,12 +152,10 @@ def classes(arms: Sequence[Arm], title: str) -> str:
 
 def _figure(height: float) -> tuple[Any, Any]:
     """A figure outside pyplot, so that nothing global is touched, and its one set of axes."""
-    import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH, height))
-        return figure, figure.subplots()
+    figure = Figure(figsize=(_WIDTH, height))
+    return figure, figure.subplots()
 
 
 def _legend(figure: Any, columns: int) -> None:
@@ -149,19 +169,16 @@ def _arm_colour(number: int) -> str:
 
 
 def _short(text: str, most: int = 28) -> str:
-    """A name as a label: cut, and without what neither a font nor XML can carry."""
-    whole = "".join(character if character.isprintable() else "?" for character in text)
-    return whole if len(whole) <= most else f"{whole[: most - 1]}…"
+    """A name as a label: cut, and without what a font cannot show."""
+    text = visible(text)
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _svg(figure: Any, name: str, title: str) -> str:
     """The figure as an `<svg>` element to put inline: its own ids, black as currentColor, a title to be read out."""
     import matplotlib
-    from matplotlib.text import Text
 
     buffer = StringIO()
-    for text in figure.findobj(Text):  # names are no formulas: those made outside of the style would be read as such
-        text.set_parse_math(False)
     with matplotlib.rc_context(_STYLE):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Title": title})
     text = buffer.getvalue()

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from repo_agent.errors import UserError
+from repo_agent.escape import name_fault, visible
 from repo_agent.sandbox.grade import TestJob
 from repo_agent.sandbox.supervise import Bounds
 from repo_agent.tasks.bundled import bundled_suite
@@ -26,11 +27,11 @@ def load_suite(spec: str) -> Suite:
     """
     name, _, value = spec.partition("=")
     if name not in SUITES and spec.endswith((".toml", ".json")):
-        return _repository(spec)
+        return _named(_repository(spec))
     if name not in SUITES:
         known = ", ".join(kind.usage for kind in SUITES.values())
         raise UserError(f"unknown suite {spec!r}", "--suite", f"Known: {known}, or a path that ends in .toml or .json")
-    return SUITES[name].load(value)
+    return _named(SUITES[name].load(value))
 
 
 def list_suites() -> list[tuple[str, str]]:
@@ -77,6 +78,16 @@ def test_job(task: Task, isolated_io: bool = False) -> TestJob:
         test_seconds=task.test_seconds,
         bounds=Bounds(wall_seconds=task.wall_seconds, memory_bytes=task.memory_mb * 2**20),
     )
+
+
+def _named(suite: Suite) -> Suite:
+    """The suite, where each task and group has a name that can be shown anywhere. Raises UserError."""
+    for number, task in enumerate(suite.tasks, 1):
+        for kind, name in (("id", task.id), ("group", task.split_group)):
+            if fault := name_fault(name):
+                where = f"{suite.spec}: task number {number}"
+                raise UserError(f"its {kind} {visible(name[:40])!r} is no name: {fault}", where, "Give it another")
+    return suite
 
 
 test_job.__test__ = False  # type: ignore[attr-defined]  # pytest, on seeing the name

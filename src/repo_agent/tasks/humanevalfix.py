@@ -39,7 +39,9 @@ def _row(line: str, where: str) -> dict[str, str]:
         values = {key: row[key] for key in KEYS}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"no task of HumanEvalPack ({type(error).__name__}: {error})", where, REMEDY) from error
-    if not all(isinstance(value, str) for value in values.values()) or not values["task_id"].startswith("Python/"):
+    texts = all(isinstance(value, str) for value in values.values())
+    # The entry point names files of the workspace.
+    if not texts or not values["task_id"].startswith("Python/") or not values["entry_point"].isidentifier():
         raise UserError("no Python task of HumanEvalPack", where, REMEDY)
     return values
 

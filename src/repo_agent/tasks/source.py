@@ -127,7 +127,7 @@ def _is_no_source(folder: Path) -> bool:
     """A virtual environment, a run directory, a dataset."""
     if (folder / "pyvenv.cfg").exists():
         return True
-    ours = (("run.json", "traces"), ("dataset.json", "steps.jsonl"))
+    ours = (("run.json", "traces"), ("dataset.json", "trajectories.jsonl"), ("dataset.json", "steps.jsonl"))
     return any(all((folder / name).exists() for name in names) for names in ours)
 
 
