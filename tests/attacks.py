@@ -19,8 +19,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from repo_agent.sandbox.grade import TestJob, grade_now
+from repo_agent.sandbox.grade import grade_now
 from repo_agent.sandbox.isolate import Isolation
+from repo_agent.sandbox.job import TestJob
 from repo_agent.sandbox.results import Grade
 from repo_agent.sandbox.supervise import Bounds
 from repo_agent.sandbox.workspace import Workspace

@@ -6,8 +6,9 @@ import pytest
 from attacks import FORGERIES, GOOD, RAISES, TEST, UNITTEST, Forgery, forged
 
 from repo_agent.sandbox import canary
-from repo_agent.sandbox.grade import TestJob, grade_now
+from repo_agent.sandbox.grade import grade_now
 from repo_agent.sandbox.isolate import LAYERS, Isolation
+from repo_agent.sandbox.job import TestJob
 from repo_agent.sandbox.workspace import Workspace
 
 

@@ -15,7 +15,6 @@ from test_servers import _holding, _options
 
 from repo_agent.agent.spec import AgentSpec, Limits
 from repo_agent.errors import Stopped, UserError
-from repo_agent.evaluate.live import run_eval
 from repo_agent.messages import ToolCall
 from repo_agent.models import LARGE, Sampling
 from repo_agent.models.openai_chat import OpenAIChat
@@ -24,6 +23,7 @@ from repo_agent.models.tokens import TokenCounter
 from repo_agent.protocols import PROTOCOLS, Protocol
 from repo_agent.protocols.json_object import JsonObject
 from repo_agent.rollout.episode import Setting
+from repo_agent.rollout.live import run_eval
 from repo_agent.rollout.runner import run_rollouts
 from repo_agent.sandbox.canary import choose
 from repo_agent.tasks.task import Task

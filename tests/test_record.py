@@ -577,7 +577,7 @@ def test_a_trace_that_cannot_be_written_stops_no_reply(between: Callable[..., An
 
 
 def test_show_reads_a_recorded_trace(between: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
-    from repo_agent.show import Show
+    from repo_agent.cli.show import Show
 
     with between(two_reads) as (recorder, _):
         play(recorder.client(), "mend [it]")

@@ -21,8 +21,9 @@ from repo_agent.errors import InfraError, UserError
 from repo_agent.sandbox import canary, isolate
 from repo_agent.sandbox.canary import choose
 from repo_agent.sandbox.cases import Case, Cases
-from repo_agent.sandbox.grade import TestJob, grade
+from repo_agent.sandbox.grade import grade
 from repo_agent.sandbox.isolate import Isolation, Plan
+from repo_agent.sandbox.job import TestJob
 from repo_agent.sandbox.results import Grade
 from repo_agent.sandbox.supervise import Bounds, run
 from repo_agent.sandbox.workspace import Workspace

@@ -21,11 +21,11 @@ from serving import FINAL, GREP, LIST, serving
 from test_cli import run as cli
 
 from repo_agent.agent.loop import in_thread
+from repo_agent.cli.progress import Progress
 from repo_agent.errors import Stopped, UserError
 from repo_agent.messages import Message, ToolCall, Usage
 from repo_agent.models import Completion, Request, Sampling
 from repo_agent.models.prices import TABLE, Prices, find_prices
-from repo_agent.progress import Progress
 from repo_agent.rollout.meter import Budget, Meter, Metered
 from repo_agent.tools import searchers
 from repo_agent.tools.files import default_registry

@@ -192,6 +192,6 @@ def test_a_clean_text_is_looked_through_by_none_of_the_shapes(monkeypatch: pytes
         raise AssertionError(pattern)
 
     monkeypatch.setattr(secrets, "_compiled", never)
-    assert findings((Path(secrets.__file__).parent / "view.py").read_text() + "The quick brown fox. " * 100) == []
+    assert findings((Path(secrets.__file__).parent / "cli/view.py").read_text() + "The quick brown fox. " * 100) == []
     with pytest.raises(AssertionError):
         findings(KEYS["ghp"])

@@ -14,18 +14,19 @@ from fault_server import FaultServer, said
 from test_cli import run as cli
 from test_servers import _options
 
+from repo_agent.chat.base import base_hash
 from repo_agent.chat.tokenizer import TINY
 from repo_agent.errors import UserError
 from repo_agent.evaluate.arms import load_arm
-from repo_agent.evaluate.live import run_eval
-from repo_agent.evaluate.options import EvalOptions, chosen, setting
-from repo_agent.evaluate.record import run_record
 from repo_agent.models.resolve import parts
 from repo_agent.protocols.contract import contract_of
+from repo_agent.rollout.live import run_eval
+from repo_agent.rollout.options import EvalOptions, chosen, setting
+from repo_agent.rollout.record import run_record
 from repo_agent.tasks import load_suite
 from repo_agent.tools.files import default_registry
-from repo_agent.train.base import base_hash
-from repo_agent.train.config import RECORD, RunRecord, TrainConfig
+from repo_agent.train.config import TrainConfig
+from repo_agent.train.record import RECORD, RunRecord
 
 FINAL = '{"type":"final","summary":"done"}'
 Adapter = Callable[..., Path]

@@ -14,13 +14,13 @@ import pytest
 from fault_server import TRANSIENT, FaultServer, said
 
 from repo_agent.errors import InfraError, UserError
-from repo_agent.evaluate.live import EvalOptions, run_eval
 from repo_agent.messages import Message, ToolCall
 from repo_agent.models import Completion, Request, Sampling
 from repo_agent.models.openai_chat import OpenAIChat
 from repo_agent.models.resolve import open_model
 from repo_agent.models.retry import Patience, retry_after
 from repo_agent.protocols import PROTOCOLS
+from repo_agent.rollout.live import EvalOptions, run_eval
 from repo_agent.tools.files import default_registry
 
 REGISTRY = default_registry()

@@ -24,9 +24,9 @@ from test_cli import run as cli
 from test_evaluate import BAD, OK, make_run
 from upstream import upstream
 
+from repo_agent.cli.show import Show
+from repo_agent.cli.terminal import Terminal
 from repo_agent.escape import visible, visible_json
-from repo_agent.show import Show
-from repo_agent.terminal import Terminal
 
 EVIL = "A\x1b]52;c;ZXZpbA==\x1b\\B\x1b[2J\x9b31mC\x1b[31mRED\u202eD\x1b]8;;http://evil\x07E\x7fF\x00\u2066\x85\x08"
 OURS = re.compile(r"\x1b\[[0-9;]*m|\x1b\[\?25[lh]|\x1b\[[0-9]*[AK]|\r")

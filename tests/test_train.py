@@ -24,8 +24,9 @@ from repo_agent.messages import Message, ToolCall
 from repo_agent.models import Request, Sampling
 from repo_agent.protocols.contract import Contract
 from repo_agent.protocols.json_object import JsonObject
-from repo_agent.train.config import RunRecord, TrainConfig
+from repo_agent.train.config import TrainConfig
 from repo_agent.train.local import train_sft
+from repo_agent.train.record import RunRecord
 
 CONTRACT = Contract([], "json")
 SYSTEM = "You fix code."

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from repo_agent.chat.tokenizer import TINY
-from repo_agent.evaluate.live import EvalOptions, run_eval
+from repo_agent.rollout.live import EvalOptions, run_eval
 
 pytestmark = pytest.mark.slow
 

@@ -150,9 +150,14 @@ def reply_message(text: str) -> Message:
         return Message("assistant", "\n".join([content, *map(canonical_json, calls)]).strip())
 
 
+def text_hash(text: str) -> str:
+    """The first 16 hex digits of the SHA-256 of any text, lone surrogates too."""
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
+
+
 def digest(value: Any) -> str:
     """The first 16 hex digits of the SHA-256 of a value's canonical JSON."""
-    return hashlib.sha256(canonical_json(value).encode(errors="surrogatepass")).hexdigest()[:16]
+    return text_hash(canonical_json(value))
 
 
 def tilde(text: str) -> str:

@@ -35,7 +35,7 @@ from repo_agent.data.tokens import refuse_what_differs
 from repo_agent.data.work import Job, Part
 from repo_agent.errors import UserError
 from repo_agent.files import new_directory
-from repo_agent.messages import digest
+from repo_agent.messages import text_hash
 from repo_agent.protocols.contract import Contract
 from repo_agent.traces.read import find_traces, run_folder
 
@@ -237,7 +237,7 @@ class _Made:
             "protocol": contract.protocol,
             "tools": contract.tools,
             "prompts": [
-                {"hash": digest(text), "rows": count, "text": text}
+                {"hash": text_hash(text), "rows": count, "text": text}
                 for text, count in tally.prompts.most_common(_PROMPTS_SHOWN)
             ],
             "split": {"train": list(self._split.train), "held_out": list(self._split.held_out)}

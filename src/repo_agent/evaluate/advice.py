@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from repo_agent.evaluate import metrics, stats
-from repo_agent.evaluate.arms import PROMPT, Arm, eval_command
+from repo_agent.evaluate.arms import Arm, eval_command
 from repo_agent.evaluate.comparable import same_model
 from repo_agent.evaluate.pairs import Pair
 from repo_agent.evaluate.verdict import BETTER, DECIDING, INCONCLUSIVE, PASS_RATE, VALIDITY, WEIGHTS, WORSE, Decision
 from repo_agent.tools.verdict import UNSCORED
+from repo_agent.traces.store import PROMPT, TRAINED_PROMPTS
 
 COMPETENT = 0.95
 """From this validity on, the schema is learned."""
@@ -183,6 +184,10 @@ def warnings(arms: Sequence[Arm]) -> list[str]:
     if same_model(arms):
         lines.append("Null comparison: the arms are the same model, so every difference is chance.")
     lines += _spread(arms, "System prompts differ", lambda arm: arm.record.get(PROMPT))
+    for arm in arms:
+        known = arm.record.get(TRAINED_PROMPTS)
+        if known and arm.record.get(PROMPT) not in known:
+            lines.append(f"{arm.name} was trained on other system prompts ({', '.join(known[:3])}) than it plays with.")
     lines += _spread([arm for arm in arms if arm.base_hash], "Base weights differ", lambda arm: arm.base_hash)
     lines += _spread(arms, "Isolation differs", lambda arm: " and ".join(sorted(arm.isolations)) or None)
     for arm in arms:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shlex
@@ -14,12 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from repo_agent.errors import UserError
-from repo_agent.messages import tilde
+from repo_agent.messages import text_hash, tilde
 from repo_agent.models.resolve import parts
-from repo_agent.traces.store import INDEX, RECORD, RunDir
+from repo_agent.traces.store import INDEX, PROMPT, RECORD, TOOLS, RunDir, tool_hashes
 
-TOOLS, PROMPT = "tool_hashes", "prompt_hash"
-"""Keys of run.json beside `contract`: what decides whether a call is valid, and the rest of it."""
 NEEDED = (
     "suite_hash tasks rollouts seed protocol limits sampling arm model constrain suite split held_out held_out_groups "
     "train"
@@ -162,16 +159,6 @@ def _played(run_dir: Path, rows: Sequence[Row]) -> dict[str, Any]:
         if start.get("tools") is not None:
             return {TOOLS: tool_hashes(start["tools"]), PROMPT: text_hash(start["system"])}
     return {}
-
-
-def tool_hashes(schemas: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Tool name → hash of its schema: together with the protocol what decides whether a call is valid."""
-    return {entry["function"]["name"]: text_hash(json.dumps(entry, sort_keys=True)) for entry in schemas}
-
-
-def text_hash(text: str) -> str:
-    """The first 16 hex digits of the SHA-256 of any text, lone surrogates too."""
-    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def _row(raw: Mapping[str, Any], run_dir: Path) -> Row:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from repo_agent.errors import UserError
-from repo_agent.evaluate.arms import TOOLS, Arm, load_arm, shown
+from repo_agent.evaluate.arms import Arm, load_arm, shown
+from repo_agent.traces.store import TOOLS
 
 SAME_IN_ALL_ARMS = ("suite_hash", "tasks", "rollouts", "seed", "protocol", "limits", "sampling", "isolated_io")
 

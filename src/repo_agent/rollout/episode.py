@@ -16,8 +16,9 @@ from repo_agent.messages import digest
 from repo_agent.models import Model, Sampling
 from repo_agent.models.prices import Prices
 from repo_agent.models.tokens import TokenCounter
-from repo_agent.sandbox.grade import TestJob, grade
+from repo_agent.sandbox.grade import grade
 from repo_agent.sandbox.isolate import Isolation
+from repo_agent.sandbox.job import TestJob
 from repo_agent.sandbox.results import Grade
 from repo_agent.sandbox.workspace import Workspace
 from repo_agent.tasks import test_job

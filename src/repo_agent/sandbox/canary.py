@@ -11,8 +11,9 @@ from functools import cache
 from pathlib import Path
 
 from repo_agent.errors import InfraError, UserError
-from repo_agent.sandbox.grade import TestJob, grade_now
+from repo_agent.sandbox.grade import grade_now
 from repo_agent.sandbox.isolate import CHILD, LAYERS, UNSAFE, Isolation
+from repo_agent.sandbox.job import TestJob
 from repo_agent.sandbox.results import Grade
 from repo_agent.sandbox.workspace import Workspace
 

@@ -16,59 +16,20 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from repo_agent.errors import InfraError
 from repo_agent.sandbox import supervise
-from repo_agent.sandbox.cases import Cases
 from repo_agent.sandbox.isolate import Interpreter, Isolation, Plan, interpreter, planned
+from repo_agent.sandbox.job import TestJob
 from repo_agent.sandbox.results import Grade, verdict
-from repo_agent.sandbox.supervise import Bounds
 from repo_agent.sandbox.workspace import regular_files
 
 PYTEST_FILES = ("conftest.py", "pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml", "tox.ini", "setup.cfg")
 CONFIG_FILES = frozenset((*PYTEST_FILES, "pyproject.toml", "sitecustomize.py", "usercustomize.py"))
 """Names by which a file changes how pytest or Python start."""
-
-
-@dataclass(frozen=True)
-class TestJob:
-    """What to run on a workspace, and within which limits. Paths are relative to the root and use `/`."""
-
-    __test__ = False  # pytest, on seeing the name
-
-    tests: tuple[str, ...]
-    """Test files, folders or node ids, in order."""
-    pristine: Mapping[str, str | bytes]
-    """The task's own files that are put back before the tests run: path → content."""
-    hidden: Mapping[str, str | bytes] = field(default_factory=dict)
-    """Files that exist only while the tests run."""
-    args: tuple[str, ...] = ()
-    """Further pytest arguments."""
-    command: tuple[str, ...] = ()
-    """Another test command, without a shell; its exit code counts. Empty: pytest."""
-    cases: Cases | None = None
-    """Compared here instead of running the tests."""
-    python: str = ""
-    """The interpreter that runs the tests; "" is ours."""
-    pythonpath: tuple[str, ...] = ()
-    """Folders of the workspace that imports are looked up in, after its root."""
-    own: frozenset[str] = frozenset()
-    """Top-level module names that the task itself brings, though Python or pytest has them too."""
-    comparing: frozenset[str] = frozenset()
-    """The task's classes that define comparisons: their `==` is believed."""
-    test_seconds: float = 3.0
-    """Processor time of one test, and a quarter of its time on the clock; the first test that reaches either ends the
-    session. Collecting has this for each file."""
-    bounds: Bounds = field(default_factory=Bounds)
-    """Limits of the whole run, for what the limit of one test cannot stop."""
-
-    @property
-    def kind(self) -> str:
-        return "cases" if self.cases else "command" if self.command else "pytest"
 
 
 async def grade(root: Path, job: TestJob, isolation: Isolation) -> Grade:

@@ -10,14 +10,12 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from repo_agent.errors import InfraError
 from repo_agent.sandbox.cases import Cases
+from repo_agent.sandbox.job import TestJob
 from repo_agent.sandbox.supervise import Bounds, End
-
-if TYPE_CHECKING:
-    from repo_agent.sandbox.grade import TestJob
 
 SHOWN_FAILURES = 3
 SHOWN_CHARS = 160

@@ -17,13 +17,13 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from repo_agent.errors import UserError
-from repo_agent.messages import total
+from repo_agent.messages import text_hash, total
 from repo_agent.traces import events
 from repo_agent.traces.files import create, lock, same_file, written
 from repo_agent.traces.labels import Labels, Rollout
@@ -33,7 +33,9 @@ from repo_agent.traces.writer import TraceWriter
 RECORD, INDEX, TRACES, ERRORS = "run.json", "results.jsonl", "traces", "errors"
 FREE_KEYS = frozenset({"versions", "isolation", "suite", "adapter_dir"})
 """Keys of run.json that may differ when a run is resumed: a hash tells of suite and adapter, not their spelling."""
-LATER_KEYS = frozenset({"base_hash", "tool_hashes", "prompt_hash"})
+TOOLS, PROMPT, TRAINED_PROMPTS = "tool_hashes", "prompt_hash", "trained_prompts"
+"""Keys of run.json: what decides whether a call is valid, the system prompt, and those of the adapter's rows."""
+LATER_KEYS = frozenset({"base_hash", TOOLS, PROMPT, TRAINED_PROMPTS})
 """Keys that older runs lack, or that a machine may not be able to tell: they may be missing on one side."""
 CANARY = "canary.jsonl"
 """The replies by which a server proved that it obeys a schema: they cost tokens too."""
@@ -185,6 +187,11 @@ def _changed_tasks(before: dict[str, Any], now: dict[str, Any]) -> str:
     then, hashes = before.get("task_hashes") or {}, now.get("task_hashes") or {}
     changed = [task for task, known in hashes.items() if then.get(task, known) != known]
     return f"; changed since: {', '.join(changed[:5])}{', …' if len(changed) > 5 else ''}" if changed else ""
+
+
+def tool_hashes(schemas: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Tool name → hash of its schema, of an OpenAI `tools` list."""
+    return {entry["function"]["name"]: text_hash(json.dumps(entry, sort_keys=True)) for entry in schemas}
 
 
 def folder_name(task: str) -> str:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from repo_agent.chat.base import base_hash
 from repo_agent.chat.render import Renderer
 from repo_agent.chat.tokenizer import load_tokenizer
 from repo_agent.chat.tokens import Tokens
@@ -24,8 +25,8 @@ from repo_agent.data.tokens import training_rows
 from repo_agent.errors import UserError, boundary
 from repo_agent.files import new_directory
 from repo_agent.messages import digest, tilde
-from repo_agent.train.base import base_hash
-from repo_agent.train.config import RECORD, RunRecord, StepLoss, TrainConfig, versions
+from repo_agent.train.config import TrainConfig
+from repo_agent.train.record import RECORD, RunRecord, StepLoss, versions
 
 OnStep = Callable[[int, int, float], None]
 """Told after each optimizer step: the step, how many there are, and its loss."""
@@ -52,11 +53,12 @@ def train_sft(dataset_dir: Path, out: Path, config: TrainConfig, on_step: OnStep
         set_seed(config.seed)
         model = load_weights(config.base)
         model.name_or_path = model.config._name_or_path = tilde(config.base)  # PEFT writes it into the adapter
-        started = time.monotonic()
         losses: list[StepLoss] = []
         trainer = _trainer(model, tokenizer, rows, config, folder, losses, on_step)
         with _threads(model):
+            started = time.monotonic()
             trainer.train()
+            seconds = time.monotonic() - started
         record = RunRecord(
             config=config.model_copy(update={"base": tilde(config.base)}),
             dataset=digest(dataset.record),
@@ -72,11 +74,12 @@ def train_sft(dataset_dir: Path, out: Path, config: TrainConfig, on_step: OnStep
             rows=len(rows),
             dropped_too_long=made.too_long,
             lost_tokens=dict(made.lost),
+            system_prompts=[one["hash"] for one in dataset.record["prompts"]],
             prompts=made.proof.to_dict(),
             tokens=sum(len(row.input_ids) for row in rows),
             trained_tokens=sum(row.trained for row in rows),
             losses=losses,
-            seconds=round(time.monotonic() - started, 2),
+            seconds=round(seconds, 2),
         )
         trainer.model.save_pretrained(str(folder))
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's, an empty form

@@ -10,18 +10,26 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.rule import Rule
 from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
+from repo_agent.cli.progress import Progress as RolloutProgress
+from repo_agent.cli.terminal import Terminal
+from repo_agent.cli.view import view
 from repo_agent.data.audit import Audit
-from repo_agent.progress import Progress as RolloutProgress
-from repo_agent.terminal import Terminal
 from repo_agent.tools.verdict import UNSCORED
 from repo_agent.traces.trace import Trace
-from repo_agent.view import view
 
 
 class Bar:
@@ -77,9 +85,10 @@ class Show:
         self._err.print(escape(text), soft_wrap=True)
 
     @contextmanager
-    def bar(self, label: str) -> Iterator[Bar]:
-        """A progress bar on stderr for what happens inside the block."""
-        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
+    def bar(self, label: str, *, of_bytes: bool = False) -> Iterator[Bar]:
+        """A progress bar on stderr for what happens inside the block; `of_bytes`: it counts them."""
+        count = DownloadColumn() if of_bytes else MofNCompleteColumn()
+        columns = [TextColumn("{task.description}"), BarColumn(), count, TimeElapsedColumn()]
         progress = Progress(*columns, TimeRemainingColumn(), console=self._err, disable=not self._err.is_terminal)
         try:
             yield Bar(progress, label)

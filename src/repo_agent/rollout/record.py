@@ -8,16 +8,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from repo_agent.chat.base import base_hash
 from repo_agent.errors import UserError
-from repo_agent.evaluate.arms import PROMPT, TOOLS, text_hash, tool_hashes
-from repo_agent.evaluate.options import EvalOptions
-from repo_agent.messages import tilde
+from repo_agent.messages import text_hash, tilde
 from repo_agent.models.resolve import parts
 from repo_agent.rollout.episode import Setting
+from repo_agent.rollout.options import EvalOptions
 from repo_agent.tasks.task import Suite, Task
 from repo_agent.tools.own import source_hash
-from repo_agent.train.base import base_hash
-from repo_agent.train.config import RunRecord, adapter_hash, read_record
+from repo_agent.traces.store import PROMPT, TOOLS, TRAINED_PROMPTS, tool_hashes
+from repo_agent.train.record import RunRecord, adapter_hash, read_record
 
 
 def run_record(options: EvalOptions, suite: Suite, tasks: list[Task], setting: Setting) -> dict[str, Any]:
@@ -50,6 +50,7 @@ def run_record(options: EvalOptions, suite: Suite, tasks: list[Task], setting: S
         PROMPT: text_hash(setting.spec.system),
         "tools": {"module": tilde(options.tools), "hash": source_hash(options.tools)} if options.tools else None,
         "adapter": _adapter(options, trained),
+        TRAINED_PROMPTS: trained.system_prompts or None if trained else None,
         "adapter_dir": tilde(str(options.adapter)) if options.adapter else None,
         "base_hash": _base_hash(options, trained),
         "isolation": setting.isolation.name,

@@ -7,17 +7,10 @@ from typing import Annotated
 
 import typer
 
-from repo_agent.cli_agents import output
+from repo_agent.cli.options import Json, output, shown
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Tools = Annotated[str | None, typer.Option("--tools", help="Your tools: a .py file, a module, or schema.json.")]
 Traces = Annotated[list[Path], typer.Argument(help="Runs, folders or trace files.")]
-
-
-def add_to(app: typer.Typer) -> None:
-    """Put the commands into the command line."""
-    for command in (inventory, build, audit):
-        app.command()(command)
 
 
 def inventory(paths: Traces, tools: Tools = None, as_json: Json = False) -> None:
@@ -69,12 +62,11 @@ def build(
 
     repo-agent build runs/teacher --export chat-steps --out datasets/first
     """
+    from repo_agent.cli.duplicates import NO_SPLIT, near_duplicates
     from repo_agent.data.build import BuildOptions
     from repo_agent.data.build import build as make
     from repo_agent.data.gates import gate_settings
     from repo_agent.errors import UserError
-    from repo_agent.evaluate.duplicates import NO_SPLIT, near_duplicates
-    from repo_agent.show import Show
     from repo_agent.tasks import load_suite
 
     if out is None and not dry_run:
@@ -94,8 +86,8 @@ def build(
         jobs=jobs,
         near=NO_SPLIT if no_split else None if dry_run else near_duplicates(paths, loaded),
     )
-    show = Show(quiet=as_json)
-    with show.bar("reading traces") as bar:
+    show = shown(as_json)
+    with show.bar("reading traces", of_bytes=True) as bar:
         result = make(options, None if dry_run else out, bar.count, show.line)
     output(as_json, result, lambda show: show.dataset(None if dry_run else out, result))
 
@@ -106,8 +98,9 @@ def audit(
     rows: Annotated[int, typer.Option(help="Rows to show, one a task.", min=0)] = 2,
     html: Annotated[Path | None, typer.Option(help="Write an HTML page here instead.")] = None,
 ) -> None:
-    """Look through a dataset: each token of a few rows coloured by its loss, the first and last trained token of each
-    kind of turn, and dropped turns by reason.
+    """Look through a dataset: a few rows, each token coloured by whether it carries loss.
+
+    Also the first and last trained token of each kind of turn, and dropped turns by reason.
 
     repo-agent audit datasets/first --tokenizer Qwen/Qwen2.5-7B-Instruct
     """
@@ -117,14 +110,13 @@ def audit(
     from repo_agent.data.audit import audit_page
     from repo_agent.data.dataset import read_dataset
     from repo_agent.errors import UserError
-    from repo_agent.show import Show
 
     read = read_dataset(dataset)
     renderer = Renderer(load_tokenizer(tokenizer), read.contract.printed_tools)
     if html is None:
-        Show().audit(look(read, renderer, rows))
+        shown(False).audit(look(read, renderer, rows))
         return
     if html.exists():
         raise UserError("already exists", str(html), "Choose another --html, or remove it")
     html.write_text(audit_page(read, renderer), encoding="utf-8")
-    Show().line(f"page: {html}")
+    shown(False).line(f"page: {html}")

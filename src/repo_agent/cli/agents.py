@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+from repo_agent.cli.options import Json, output, shown
+
 Tools = Annotated[Path | None, typer.Option("--tools", help="Tools to judge by: schema.json, or a .py file.")]
-
-
-def add_to(app: typer.Typer) -> None:
-    """Put both commands into the command line."""
-    app.command()(record)
-    app.command("import")(import_)
-    app.command()(mark)
 
 
 def record(
@@ -35,10 +28,9 @@ def record(
     """
     from repo_agent.record.serve import RecordOptions
     from repo_agent.record.serve import record as serve
-    from repo_agent.show import Show
 
     options = RecordOptions(upstream=upstream, out=out, port=port, tools=tools, task_from=task_from)
-    with Show(quiet=as_json).recording() as live:
+    with shown(as_json).recording() as live:
         result = serve(options, live.start, live.told)
     output(as_json, result, lambda show: show.recorded(out, result))
 
@@ -80,15 +72,3 @@ def mark(
     marked = label(run, which, outcome, RunDir(run).rollouts())
     result = {"marked": [f"{one.task}/{one.number}" for one in marked], "outcome": outcome}
     output(as_json, result, lambda show: show.pairs([(outcome, ", ".join(result["marked"]))]))
-
-
-def output(as_json: bool, result: dict[str, Any], text: Callable[[Any], None]) -> None:
-    """A command's result: one JSON object, or what `text` does with a `Show`."""
-    if as_json:
-        from repo_agent.terminal import say_json
-
-        say_json(result)
-    else:
-        from repo_agent.show import Show
-
-        text(Show())

@@ -12,15 +12,15 @@ from dataclasses import replace
 from typing import Any
 
 from repo_agent.errors import StoreError, UserError
-from repo_agent.evaluate.options import EvalOptions, check, chosen, setting
-from repo_agent.evaluate.record import adapter_record, is_base, run_record
 from repo_agent.models import Completion, Constrainable, Model, Request
 from repo_agent.models.openai_chat import OpenAIChat
 from repo_agent.models.resolve import open_model
 from repo_agent.models.tokens import TokenCounter
 from repo_agent.rollout.episode import Setting
 from repo_agent.rollout.meter import INTERRUPTED, Budget, Meter, Metered
+from repo_agent.rollout.options import EvalOptions, check, chosen, setting
 from repo_agent.rollout.oracle import oracle, playable
+from repo_agent.rollout.record import adapter_record, is_base, run_record
 from repo_agent.rollout.runner import Watch, allow_files, run_rollouts
 from repo_agent.tasks import load_suite
 from repo_agent.tasks.task import Task

@@ -1,0 +1,90 @@
+"""The commands that make runs and read them: `eval`, `show` and `compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from repo_agent.cli.options import SUITE, HeldOut, IsolatedIo, Json, Unsafe, output, shown
+from repo_agent.errors import InfraError, Stopped
+
+SuiteOpt = Annotated[str, typer.Option("--suite", help=SUITE)]
+
+
+def eval_(
+    suite: SuiteOpt,
+    split: Annotated[str, typer.Option(help="Which tasks: train, held-out or all.")],
+    model: Annotated[str, typer.Option(help="local:BASE[+ADAPTER], openai:NAME[@BASE_URL], together:NAME, or oracle.")],
+    out: Annotated[Path, typer.Option(help="Run directory; an unfinished one with the same settings is resumed.")],
+    adapter: Annotated[Path | None, typer.Option(help="Directory of the adapter that a server's model runs.")] = None,
+    held_out: HeldOut = None,
+    protocol: Annotated[str, typer.Option(help="How a call looks on the wire: json, hermes, native.")] = "json",
+    constrain: Annotated[bool, typer.Option("--constrain", help="Schema-constrained decoding.")] = False,
+    rollouts: Annotated[int, typer.Option(help="Rollouts of each task.", min=1)] = 1,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.", min=0, max=5)] = 0.7,
+    max_tokens: Annotated[int, typer.Option(help="Cap on one reply; write_file carries a whole file.", min=1)] = 4096,
+    seed: Annotated[int, typer.Option(help="Fixes every draw, whatever --jobs is.")] = 0,
+    jobs: Annotated[int, typer.Option(help="Rollouts at once.", min=1)] = 8,
+    max_steps: Annotated[int, typer.Option(help="Turns of one rollout.", min=1)] = 16,
+    max_bad_turns: Annotated[int, typer.Option(help="Bad turns in a row that end a rollout.", min=1)] = 4,
+    observation_chars: Annotated[int, typer.Option(help="Longer outputs of tools are cut.", min=200)] = 4_000,
+    read_chars: Annotated[
+        int, typer.Option(help="The most that read_file shows, whatever is asked for.", min=200)
+    ] = 16_000,
+    intro: Annotated[Path | None, typer.Option(help="A text file for the system prompt to begin with.")] = None,
+    tests: Annotated[str, typer.Option(help="The model sees test results on_write, on_final or never.")] = "on_write",
+    stop_on_pass: Annotated[bool, typer.Option("--stop-on-pass", help="End a rollout when its tests pass.")] = False,
+    unsafe_local: Unsafe = False,
+    isolated_io: IsolatedIo = False,
+    tools: Annotated[str | None, typer.Option(help="Your own tools: a .py file or a module; runs in here.")] = None,
+    budget_usd: Annotated[float | None, typer.Option(help="Stop before this is exceeded; resumed runs count.")] = None,
+    budget_tokens: Annotated[int | None, typer.Option(help="The same in tokens, prompts and replies.")] = None,
+    price_in: Annotated[float | None, typer.Option(help="USD per million prompt tokens.", min=0)] = None,
+    price_out: Annotated[float | None, typer.Option(help="USD per million reply tokens.", min=0)] = None,
+    as_json: Json = False,
+) -> None:
+    """Play live rollouts of one model over one side of a suite, into a run directory of traces.
+
+    Killed or stopped, the same command plays only what is still pending.
+
+    repo-agent eval --suite micro --split train --model oracle --rollouts 3 --out runs/teacher
+    """
+    given = {name: value for name, value in locals().items() if name != "as_json"}
+    from repo_agent.rollout.live import run_eval
+    from repo_agent.rollout.options import EvalOptions
+
+    with shown(as_json).rollouts(str(out)) as progress:
+        result = run_eval(EvalOptions(**given), progress)
+    output(as_json, result, lambda show: show.run(out, result))
+    left = f"{result['pending']} rollouts are pending"
+    if stop := result["stopped"]:
+        raise Stopped(f"{stop['reason']}; {left}", stop["code"])
+    if result["pending"]:
+        why = f" ({result['elsewhere']} claimed by another process)" if result["elsewhere"] else ""
+        why += f"; the last error: {progress.last_error}" if progress.last_error else ""
+        raise InfraError("eval", f"{left}{why}; see {out / 'errors'}")
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories; the first without an adapter is the reference.")],
+    out: Annotated[Path, typer.Option(help="New report directory.")],
+    as_json: Json = False,
+) -> None:
+    """Compare arms on the same held-out tasks: differences, intervals, verdict, and one report page.
+
+    repo-agent compare runs/base runs/base-constrained runs/tuned --out reports/first
+    """
+    from repo_agent.report import page, terminal
+
+    result = page.compare(runs, out)
+    output(as_json, result.to_json(), lambda show: show.comparison(out, terminal.tables(result), result.text()))
+
+
+def show(trace: Annotated[Path, typer.Argument(help="A trace file.")]) -> None:
+    """Read one rollout in the terminal: what was said, each turn's class, what came back."""
+    from repo_agent.cli.show import Show
+    from repo_agent.traces.read import read_trace
+
+    Show().trace(read_trace(trace))

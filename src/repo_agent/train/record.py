@@ -1,0 +1,80 @@
+"""What a training run leaves on record: `run_record.json` of an adapter directory."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pydantic
+
+from repo_agent.errors import UserError
+from repo_agent.train.config import TrainConfig
+
+RECORD = "run_record.json"
+
+
+class StepLoss(pydantic.BaseModel):
+    """The loss of one optimizer step: nats a trained token."""
+
+    step: int
+    loss: float
+
+
+class RunRecord(pydantic.BaseModel):
+    """`run_record.json` of an adapter directory: enough to say what it was made of and to make it again."""
+
+    format: int = 1
+    config: TrainConfig
+    dataset: str
+    """Hash of the dataset's record, which holds the hashes of its files."""
+    contract: str
+    protocol: str
+    base: str
+    base_hash: str | None = None
+    """Of its weights (see `chat.base`); None in older records."""
+    tokenizer: str
+    """The renderer's fingerprint with the base's tokenizer."""
+    seed: int
+    device: str
+    versions: dict[str, str]
+    train_tasks: list[str]
+    """Tasks that a trained row came from."""
+    rows: int
+    """Rows trained on: a trajectory gives one, or more where its prompts do not go on from each other."""
+    dropped_too_long: int
+    """Rows of which not one turn fits."""
+    lost_tokens: dict[str, int] = {}
+    """Tool → trained tokens lost with turns that did not fit a row."""
+    system_prompts: list[str] = []
+    """Hashes of the dataset's system prompts, the most frequent first; empty in older records."""
+    prompts: dict[str, int] = {}
+    """Prompts of trained turns against those that ran: equal, different, other_tokenizer, not_recorded."""
+    tokens: int
+    """Tokens of all rows, once."""
+    trained_tokens: int
+    """Those of them that carry loss."""
+    losses: list[StepLoss]
+    seconds: float
+    """Wall time of the optimizer's steps, without imports, loading and saving."""
+
+
+def versions() -> dict[str, str]:
+    """The installed versions of what decides a training run's result."""
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("repo-agent", "torch", "transformers", "trl", "peft")}
+
+
+def read_record(adapter: Path) -> RunRecord:
+    """The record of an adapter directory. Raises UserError where there is none, or it is not one of ours."""
+    try:
+        return RunRecord.model_validate_json((adapter / RECORD).read_bytes())
+    except (OSError, pydantic.ValidationError) as error:
+        remedy = "Give a directory that `repo-agent train` wrote"
+        raise UserError(f"has no readable {RECORD}", str(adapter), remedy) from error
+
+
+def adapter_hash(adapter: Path) -> str:
+    """16 hex digits of the SHA-256 of an adapter's weights."""
+    with (adapter / "adapter_model.safetensors").open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
