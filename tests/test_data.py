@@ -244,7 +244,7 @@ def test_a_wrong_gate_is_a_user_error(tmp_path: Path, words: list[str], text: st
         gate_settings(words, file if text else None)
 
 
-def test_the_commonest_contract_wins(run: RunDir, play, tmp_path: Path, tiny_base: Path) -> None:
+def test_the_most_frequent_contract_wins(run: RunDir, play, tmp_path: Path, tiny_base: Path) -> None:
     play(run, "a", [LIST, READ, READ, WRITE, LIST, READ, FINAL])
     made = build_from([run.path, FIXTURES / "native"], tmp_path / "set", tiny_base, no_split=True)
     assert made["funnel"]["contract"] == 6 and made["candidates"] == 13

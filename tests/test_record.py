@@ -245,7 +245,7 @@ def test_bodies_pass_byte_for_byte_whatever_the_path(between: Callable[..., Any]
         with urllib.request.urlopen(
             urllib.request.Request(f"{recorder.url}/chat/completions", request, headers)
         ) as answer:
-            assert answer.read() == server.sent[-1] and answer.headers["X-Repo-Agent-Thread"]
+            assert answer.read() == server.sent[-1] and answer.headers["X-Repo-Agent-Conversation"]
         _, _, headers, got = server.seen[-1]
         assert got == request and headers["Authorization"] == f"Bearer {KEY}"
         named = {name.lower(): value for name, value in headers.items()}
@@ -323,7 +323,7 @@ def test_an_upstream_that_is_not_there_is_a_502_and_no_rollout(tmp_path: Path) -
     assert len(list(recorder.out.glob("errors/*/*.jsonl"))) == 1
 
 
-# --- threads
+# --- conversations
 
 
 def test_concurrent_rollouts_of_one_goal_stay_apart(between: Callable[..., Any]) -> None:
@@ -386,11 +386,11 @@ def test_marks_by_call_and_by_header(between: Callable[..., Any]) -> None:
         play(recorder.client(default_headers={"X-Repo-Agent-Rollout": "alpha"}), "go")
         play(recorder.client(default_headers={"X-Repo-Agent-Rollout": "beta", "X-Repo-Agent-Passed": "false"}), "go")
         play(recorder.client(), "go, unnamed")
-        assert recorder.post("/_repo_agent/mark", {"thread": "alpha", "passed": True})[0] == 200
-        with urllib.request.urlopen(recorder.url.removesuffix("/v1") + "/_repo_agent/threads") as answer:
-            assert [row["thread"].split("-")[0] for row in json.load(answer)["threads"]] == ["beta/0", "go"]
-        assert recorder.post("/_repo_agent/mark", {"thread": "alpha", "passed": True})[0] == 404
-        assert recorder.post("/_repo_agent/mark", {"thread": "beta"})[0] == 400
+        assert recorder.post("/_repo_agent/mark", {"conversation": "alpha", "passed": True})[0] == 200
+        with urllib.request.urlopen(recorder.url.removesuffix("/v1") + "/_repo_agent/conversations") as answer:
+            assert [row["conversation"].split("-")[0] for row in json.load(answer)["conversations"]] == ["beta/0", "go"]
+        assert recorder.post("/_repo_agent/mark", {"conversation": "alpha", "passed": True})[0] == 404
+        assert recorder.post("/_repo_agent/mark", {"conversation": "beta"})[0] == 400
         assert recorder.post("/_repo_agent/mark", b"\xff")[0] == 400
     passed = {trace.task.split("-")[0]: trace.passed for trace in recorder.traces()}
     assert passed == {"alpha": True, "beta": False, "go": None}

@@ -60,7 +60,7 @@ STRANGERS = {
 PATHS = [
     "/v1/chat/completions",
     "/_repo_agent/mark",
-    "/_repo_agent/threads",
+    "/_repo_agent/conversations",
     "/v1/models",
     "/",
     "/x/../v1/embeddings?a=b",

@@ -190,7 +190,7 @@ def test_one_task_is_no_split(repo: Path, tmp_path: Path) -> None:
 
 
 def test_pytest_with_the_repository_s_own_configuration(repo: Path, tmp_path: Path) -> None:
-    """src layout, found by pytest's own `pythonpath`; the configuration is put back, so a model cannot turn it off."""
+    """src layout, found by pytest's own `pythonpath`; the configuration is restored, so a model cannot turn it off."""
     (repo / "shop").rename(tmp_path / "shop")
     (repo / "src").mkdir()
     (tmp_path / "shop").rename(repo / "src/shop")
@@ -437,7 +437,7 @@ TASK = '[[tasks]]\nid = "half"\nrepo = "repo"\ngoal = "Fix half."\n'
         (TASK + "fix_dir = 'repo'\n", "the fix changes nothing"),
         (TASK + "fix_dir = 'repo'\nfix_patch = 'bad.patch'\n", "more than one of fix, fix_dir, fix_patch"),
         (TASK + "fix = {'../x' = 'y'}\n", "fix names '../x'"),
-        (TASK + "fix = {'tests/test_maths.py' = 'y'}\n", "tests/test_maths.py, which is put back"),
+        (TASK + "fix = {'tests/test_maths.py' = 'y'}\n", "tests/test_maths.py, which is restored"),
         (
             TASK + "fix = {'shop/maths.py' = 'y'}\nwritable = ['lib/*']\n",
             "shop/maths.py, which writable does not allow",

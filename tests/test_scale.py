@@ -190,7 +190,7 @@ def test_a_slow_grep_holds_up_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("--model openai:m@http://127.0.0.1:9/v1 --budget-usd 1", "price of this model is not known"),
+        ("--model openai:m@http://127.0.0.1:9/v1 --budget-usd 1", "price of this model is unknown"),
         ("--model openai:m@http://127.0.0.1:9/v1 --budget-usd 1 --price-in 2", "Give both"),
         ("--model openai:m@http://127.0.0.1:9/v1 --budget-tokens 0", "too small"),
         ("--model oracle --budget-tokens 9", "spends nothing"),

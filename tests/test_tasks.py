@@ -296,7 +296,7 @@ def test_bundled_reads_a_folder(tmp_path):
         ('goal = "G"\n', "keys missing: tests"),
         ('goal = "G"\ntests = ["test_a.py"]\nseconds = 1\n', "unknown keys: seconds"),
         ('goal = "G"\ntests = ["test_b.py"]\n', "not in repo/: test_b.py"),
-        ('goal = "G"\ntests = ["test_a.py"]\n', "fix/ changes files that are put back.*test_a.py"),
+        ('goal = "G"\ntests = ["test_a.py"]\n', "fix/ changes files that are restored.*test_a.py"),
         ("goal", "not TOML"),
     ],
 )

@@ -149,7 +149,7 @@ def everything(show: Show) -> None:
     show.recorded(Path(EVIL), {"line": EVIL})
     with show.recording() as live:
         live.start(EVIL, 1)
-        live.told(EVIL, EVIL)
+        live.update(EVIL, EVIL)
     with show.bar(EVIL) as bar:
         bar.count(1, 2)
 

@@ -78,9 +78,9 @@ def test_a_rollout_is_owed_until_its_trace_is_whole(run: RunDir) -> None:
     writer = run.claim("a", 0)
     assert writer and run.claim("a", 0) is None
     writer.emit(DriverNote(note="under way"))
-    assert run.owed(wanted) == wanted and run.traces() == []
+    assert run.pending(wanted) == wanted and run.traces() == []
     writer.commit()
-    assert run.owed(wanted) == [("b", 0), ("a", 1)] and run.claim("a", 0) is None
+    assert run.pending(wanted) == [("b", 0), ("a", 1)] and run.claim("a", 0) is None
     assert [path.name for path in run.traces()[0].parent.iterdir()] == ["0.jsonl"]
 
 
@@ -90,7 +90,7 @@ def test_our_own_errors_are_kept_apart_and_owed_again(run: RunDir) -> None:
         assert writer
         writer.emit(DriverNote(note=f"attempt {attempt}"))
         assert writer.fail() == run.path / "errors" / "a" / f"3-{attempt}.jsonl"
-    assert run.owed([("a", 3)]) == [("a", 3)] and run.traces() == [] and run.rows() == []
+    assert run.pending([("a", 3)]) == [("a", 3)] and run.traces() == [] and run.rows() == []
 
 
 def test_traces_come_by_task_then_by_number(run: RunDir, play) -> None:
@@ -185,23 +185,23 @@ def test_a_killed_process_leaves_its_rollout_owed(run: RunDir) -> None:
         process.send_signal(signal.SIGKILL)
         process.wait()
     part = run.path / "traces" / "a" / "0.jsonl.part"
-    assert "before the kill" in part.read_text() and run.owed([("a", 0)])
+    assert "before the kill" in part.read_text() and run.pending([("a", 0)])
     writer = run.claim("a", 0)
     assert writer and part.read_text() == ""
     writer.commit()
-    assert not run.owed([("a", 0)])
+    assert not run.pending([("a", 0)])
 
 
 def test_two_processes_never_both_write_a_rollout(run: RunDir) -> None:
     workers = [worker(run, name) for name in ("one", "two")]
     got = [{int(line) for line in process.communicate()[0].split()} for process in workers]
     assert not got[0] & got[1]
-    assert not run.owed([("race", k) for k in sorted(got[0] | got[1])])
+    assert not run.pending([("race", k) for k in sorted(got[0] | got[1])])
     assert all(len(lines_of(path)) == 1 for path in run.traces())
     for k in range(40):
         if writer := run.claim("race", k):
             writer.commit()
-    assert not run.owed([("race", k) for k in range(40)])
+    assert not run.pending([("race", k) for k in range(40)])
 
 
 # --- reading our own shape
@@ -513,7 +513,7 @@ def test_a_large_trace_is_compressed_when_it_is_whole(run: RunDir, play, monkeyp
     assert [path.name for path in packed.parent.iterdir() if path != plain] == ["1.jsonl.gz"] == [packed.name]
     assert [turn.context for turn in read_trace(packed).turns] == model.heard
     assert find_traces([run.path]) == [plain, packed] and [row["rollout"] for row in run.rows()] == [0, 1]
-    assert run.owed([("a", 0), ("a", 1), ("a", 2)]) == [("a", 2)] and run.claim("a", 1) is None
+    assert run.pending([("a", 0), ("a", 1), ("a", 2)]) == [("a", 2)] and run.claim("a", 1) is None
     packed.write_bytes(packed.read_bytes()[:-20])
     with pytest.raises(UserError, match="cannot be read"):
         read_trace(packed)

@@ -2,13 +2,13 @@
 
 the model's   a turn class and an observation; never an exception of ours
 a limit       a normal ending of a rollout
-ours          InfraError, attributed to a stage, recorded, owed again
+ours          InfraError, attributed to a stage, recorded, rerun later
 
 RepoAgentError
 ├── UserError      bad input: one line that says what, where and what to do; exit code 2
 ├── InfraError     something of ours or of a server failed at a named stage
 │   └── StoreError the run directory cannot be written: nothing more can be recorded, so the run stops
-└── Stopped        the user's own stop, a spent budget or Ctrl-C: what is unfinished is owed
+└── Stopped        the user's own stop, a spent budget or Ctrl-C: what is unfinished is pending
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Frozen records that every room shares, their wire form, and the canonical JSON behind every hash."""
+"""Frozen records that every package shares, their wire form, and the canonical JSON behind every hash."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Usage:
 
 
 def total(counts: Iterable[int | None]) -> int | None:
-    """The sum of counts; None where one of them is not known."""
+    """The sum of counts; None where one of them is unknown."""
     known = list(counts)
     return None if None in known else sum(filter(None, known))
 
@@ -80,7 +80,7 @@ def canonical_json(value: Any) -> str:
 
 
 def strict_json(text: str) -> Any:
-    """The value of a JSON text; a key that stands twice, NaN and infinities are refused too.
+    """The value of a JSON text; a duplicated key, NaN and infinities are refused too.
 
     Raises ValueError or RecursionError.
     """
@@ -186,7 +186,7 @@ def _finite(text: str) -> float:
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     record = dict(pairs)
     if len(record) != len(pairs):
-        raise ValueError("a key stands twice")
+        raise ValueError("a key is duplicated")
     return record
 
 

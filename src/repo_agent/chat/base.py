@@ -25,12 +25,12 @@ def base_hash(base: str) -> str | None:
     config = _config(folder) if folder else None
     if folder is None or config is None:
         return None
-    told = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    sha = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     weights = sorted([*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")], key=lambda path: path.name)
     for path in weights:
-        told.update(f"{path.name} {path.stat().st_size} ".encode())
-        _read(path, told)
-    return told.hexdigest()[:16] if weights else None
+        sha.update(f"{path.name} {path.stat().st_size} ".encode())
+        _read(path, sha)
+    return sha.hexdigest()[:16] if weights else None
 
 
 def _folder(where: str) -> Path | None:
@@ -52,12 +52,12 @@ def _config(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def _read(path: Path, told: hashlib._Hash) -> None:
+def _read(path: Path, sha: hashlib._Hash) -> None:
     size = path.stat().st_size
     with path.open("rb") as file:
         if size <= _PIECES * _PIECE_BYTES:
-            told.update(file.read())
+            sha.update(file.read())
             return
         for piece in range(_PIECES):
             file.seek(piece * (size - _PIECE_BYTES) // (_PIECES - 1))
-            told.update(file.read(_PIECE_BYTES))
+            sha.update(file.read(_PIECE_BYTES))

@@ -120,7 +120,7 @@ class Renderer:
         """Rows of a whole text with its turns' places.
 
         A prompt ends, and what a model then says begins, inside a stretch of text. Where the two tokenise otherwise
-        together than apart, the next prompt does not go on from this turn as it was said: the row ends.
+        together than apart, the next prompt does not continue this turn as it was said: the row ends.
         """
         pieces = self._control.pieces(text)
         cuts = _cuts(pieces, [start for _, start, _ in turns])

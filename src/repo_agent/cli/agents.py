@@ -14,7 +14,7 @@ Tools = Annotated[Path | None, typer.Option("--tools", help="Tools to judge by: 
 
 def record(
     upstream: Annotated[str, typer.Option(help="Base URL that the agent uses now, such as https://HOST/v1.")],
-    out: Annotated[Path, typer.Option(help="Run directory; one of the same settings goes on.")],
+    out: Annotated[Path, typer.Option(help="Run directory; one of the same settings is resumed.")],
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes any free one.", min=0, max=65535)] = 8321,
     tools: Tools = None,
     task_from: Annotated[str, typer.Option(help="Task ids: goal, name, or regex:PATTERN over the goal.")] = "goal",
@@ -31,7 +31,7 @@ def record(
 
     options = RecordOptions(upstream=upstream, out=out, port=port, tools=tools, task_from=task_from)
     with shown(as_json).recording() as live:
-        result = serve(options, live.start, live.told)
+        result = serve(options, live.start, live.update)
     output(as_json, result, lambda show: show.recorded(out, result))
 
 

@@ -53,7 +53,7 @@ def _played(paths: Sequence[Path]) -> tuple[Suite, Split]:
     """Suite and split of the first run. Raises UserError where there is none, or its suite is not to be had."""
     folder = next((folder for trace in find_traces(paths) if (folder := run_folder(trace))), None)
     if folder is None:
-        raise UserError("the traces lie in no run directory, so their suite is not known; give --suite")
+        raise UserError("the traces are in no run directory, so their suite is unknown; give --suite")
     record = RunDir(folder).record
     try:
         suite = load_suite(str(record.get("suite")))

@@ -66,7 +66,7 @@ class Live:
         if self._console.is_terminal:
             self._status.start()
 
-    def told(self, line: str, warning: str | None) -> None:
+    def update(self, line: str, warning: str | None) -> None:
         self._status.update(escape(line))
         if warning:
             self._console.print(f"[yellow]![/] {escape(warning)}", soft_wrap=True)
@@ -175,7 +175,7 @@ class Show:
     def inventory(self, result: dict[str, Any]) -> None:
         self.pairs(
             [
-                ("runs", f"{result['runs']}, {result['passed']} passed, {result['unknown']} not known"),
+                ("runs", f"{result['runs']}, {result['passed']} passed, {result['unknown']} unknown"),
                 ("turns", _counts(result["turns"])),
                 ("kept", f"{result['kept']} rows pass the gates that need neither split nor texts nor tokens"),
                 ("raw text unknown", result["raw_unknown"]),

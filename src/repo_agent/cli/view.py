@@ -136,9 +136,9 @@ def _observed(turn: Turn, seen: tuple[Message, ...]) -> Iterator[RenderableType]
     shows_tests = turn.call is None or _written(turn.call) is not None
     for message in seen:
         text, mark, tests = ("\n" + message.content).rpartition("\n[tests] ") if shows_tests else ("", "", "")
-        told = (text if mark else message.content).strip().removeprefix("[tool_result] ")
-        if told:
-            yield Text(_head(told), style="dim")
+        text_shown = (text if mark else message.content).strip().removeprefix("[tool_result] ")
+        if text_shown:
+            yield Text(_head(text_shown), style="dim")
         if mark:
             yield _tests(tests)
 

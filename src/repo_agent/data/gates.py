@@ -63,7 +63,7 @@ def executed_ok(turn: Label, trajectory: Trajectory, context: GateContext) -> st
 def run_passed(turn: Label, trajectory: Trajectory, context: GateContext) -> str:
     """Only rollouts that passed."""
     if trajectory.passed is None:
-        return "nobody said whether the rollout passed"
+        return "unknown whether the rollout passed"
     return "" if trajectory.passed else "the rollout did not pass"
 
 

@@ -20,12 +20,12 @@ _worker: Worker | None = None
 def worked(traces: Sequence[Path], job: Job, jobs: int, on_progress: OnProgress | None = None) -> Iterator[Done]:
     """What came of the traces, a chunk at a time, in their order."""
     sizes = [path.stat().st_size for path in traces]
-    told, total = 0, sum(sizes)
+    done_bytes, total = 0, sum(sizes)
     for done, size in _results(_chunks(traces, sizes), job, jobs):
         yield done
-        told += size
+        done_bytes += size
         if on_progress:
-            on_progress(told, total)
+            on_progress(done_bytes, total)
 
 
 def _results(chunks: Iterator[tuple[list[Path], int]], job: Job, jobs: int) -> Iterator[tuple[Done, int]]:

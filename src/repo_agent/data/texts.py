@@ -46,9 +46,9 @@ class Texts:
 
     def _secret_in(self, text: str) -> str:
         for found in findings(text):
-            told = hash_of(text[found.start : found.end])
-            if told not in self._allowed:
-                return f"{found.kind} ({told})"
+            hashed = hash_of(text[found.start : found.end])
+            if hashed not in self._allowed:
+                return f"{found.kind} ({hashed})"
         return ""
 
 

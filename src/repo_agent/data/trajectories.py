@@ -46,7 +46,7 @@ class Label(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     reply: Message
     """The turn as the model said it."""
     sent_back: bool
-    """Whether the conversation goes on with that very message."""
+    """Whether the next request holds that very message."""
     call: ToolCall | None
     last: bool
     """Whether this is the rollout's last turn."""
@@ -106,7 +106,7 @@ class Row(NamedTuple):
 
 def rows(trajectory: Trajectory) -> Iterator[Row]:
     """The training rows of a trajectory: one, and another after each kept turn that its agent did not send back as it
-    was said, since no later context goes on from it."""
+    was said, since no later context continues it."""
     targets: list[int] = []
     number = 0
     for turn in trajectory.kept:

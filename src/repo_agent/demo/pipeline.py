@@ -42,7 +42,7 @@ def commands(seed: int, out: Path) -> list[tuple[list[str], Path]]:
 def run_demo(seed: int, out: Path, run: Callable[[Sequence[str]], Any], say: Callable[[str], None]) -> dict[str, Any]:
     """Run the chain through `run`, a command's words at a time; returns the comparison's JSON.
 
-    A step whose directory is whole already is not done again; an unfinished run goes on.
+    A step whose directory is complete is not repeated; an unfinished run is resumed.
     """
     started = time.monotonic()
     for words, made in commands(seed, out):

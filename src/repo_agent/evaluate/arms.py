@@ -107,7 +107,7 @@ class Arm:
 
     @property
     def adapter_unknown(self) -> bool:
-        """Whether a server may run an adapter that nobody told us of."""
+        """Whether a server may run an adapter that is not named."""
         return self.kind not in ("local", "oracle") and not self.adapted
 
     @property

@@ -68,13 +68,13 @@ def _other_tools(a: Arm, b: Arm) -> list[str]:
         same = a.record.get("contract") == b.record.get("contract")
         return [] if same else ["contract (system prompt, tools or protocol: a run is too old to say which)"]
     names = [name for name in {**left, **right} if left.get(name) != right.get(name)]
-    told = [
+    differing = [
         f"tool {name} ({'another schema' if name in left and name in right else f'only in the {side}'})"
         for name in names
         for side in ["first" if name in left else "second"]
     ]
     code = [(arm.record.get("tools") or {}).get("hash") for arm in (a, b)]
-    return told or (["tools (another module, or changed in between)"] if code[0] != code[1] else [])
+    return differing or (["tools (another module, or changed in between)"] if code[0] != code[1] else [])
 
 
 def _differences(key: str, left: Any, right: Any) -> list[str]:

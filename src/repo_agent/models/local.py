@@ -60,10 +60,10 @@ class LocalModel:
     async def complete(self, request: Request) -> Completion:
         """Draw one reply; see `models.Model`."""
         with boundary("model"):
-            prompt, told = await self._prompt(request)
+            prompt, ids_hash = await self._prompt(request)
             room = self._context - len(prompt)
             if room < 1:
-                return Completion("", "context", Usage(len(prompt), 0), told)
+                return Completion("", "context", Usage(len(prompt), 0), ids_hash)
             row = self._row(request, prompt, room)
             if self._closed:
                 raise InfraError("model", f"{self.name} is closed")
@@ -71,7 +71,9 @@ class LocalModel:
             done = await asyncio.wrap_future(row.future)
             text = self._renderer.tokenizer.decode(done.reply, clean_up_tokenization_spaces=False)
         usage = Usage(len(prompt), done.drawn)
-        return Completion(text, done.finish or "", usage, prompt_ids_hash=told, tokenizer=self._renderer.fingerprint())
+        return Completion(
+            text, done.finish or "", usage, prompt_ids_hash=ids_hash, tokenizer=self._renderer.fingerprint()
+        )
 
     async def constraint(self, schema: dict[str, Any], ask: Ask) -> str:
         """llguidance masks the tokens in this process; there is nothing to prove."""

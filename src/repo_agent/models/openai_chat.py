@@ -100,8 +100,8 @@ class OpenAIChat:
         except (APIError, TimeoutError, ValueError, TypeError, LookupError, RecursionError):
             return []
         parent = cards.get(self._model, {}).get("parent")
-        told = [parent, cards.get(parent, {}).get("root")] if isinstance(parent, str) else []
-        return list(dict.fromkeys(name for name in told if isinstance(name, str)))
+        names = [parent, cards.get(parent, {}).get("root")] if isinstance(parent, str) else []
+        return list(dict.fromkeys(name for name in names if isinstance(name, str)))
 
     async def close(self) -> None:
         await self._client.close()
@@ -114,8 +114,8 @@ class OpenAIChat:
         try:
             answer = await self._client.post("/chat/completions", cast_to=Response, body=body)
         except APIStatusError as error:
-            told = f"{error.status_code} {error.message} {json.dumps(error.body, default=str)}"
-            if _CONTEXT_FULL.search(told):
+            text = f"{error.status_code} {error.message} {json.dumps(error.body, default=str)}"
+            if _CONTEXT_FULL.search(text):
                 return None
             raise self._refusal(error) from None
         except APIConnectionError as error:
@@ -143,7 +143,7 @@ class OpenAIChat:
         try:
             answer = without_key(json.loads(response.content), self._key)
         except (ValueError, RecursionError):
-            raise Transient("answered with JSON that is none") from None
+            raise Transient("answered with text that is not valid JSON") from None
         choices = answer.get("choices") if isinstance(answer, dict) else None
         first = choices[0] if isinstance(choices, list) and choices else None
         if not isinstance(first, dict) or not isinstance(first.get("message"), dict):
@@ -217,7 +217,7 @@ def _completion(answer: dict[str, Any], request: Request, tries: int) -> Complet
 def _text(message: dict[str, Any], request: Request) -> tuple[str, bool]:
     """The reply as one text, and whether the server's parser had taken calls out of it.
 
-    Calls that nobody asked the server to look for are put back in the tags that servers look for.
+    Calls that nobody asked the server to look for are restored in the tags that servers look for.
     """
     content = _plain(message.get("content"))
     entries = message.get("tool_calls") or []

@@ -1,6 +1,6 @@
 """Ask again where another try may succeed: jittered exponential back-off that obeys Retry-After, bounded in all.
 
-The SDK's own retries are off: they do not see half an answer for what it is, nor JSON that is none, nor a reply
+The SDK's own retries are off: they do not see half an answer for what it is, nor JSON that is not valid, nor a reply
 without a choice, and they know no bound on the whole.
 """
 
@@ -25,7 +25,7 @@ class Patience:
 
     tries: int = 8
     first_wait: float = 1.0
-    """Before the second try; doubled before each further one."""
+    """Before the second try; doubled before each other one."""
     longest_wait: float = 30.0
     """The most that we wait by ourselves; a server may ask for more."""
     request_seconds: float = 600.0

@@ -41,7 +41,7 @@ class Protocol(Interface):
 
     def parse(self, text: str, tools: Container[str] | None = None) -> Parsed:
         """Read one reply: strictly, and leniently beside it. `tools`: the names of the agent's tools, which tell a call
-        that stands in prose from other JSON; None where they are not known: then any name will do."""
+        that stands in prose from other JSON; None where they are unknown: then any name will do."""
 
     def schema(self, registry: Registry) -> dict[str, Any] | None:
         """The JSON schema of a legal reply, for constrained decoding; keys in the order that `render_call` writes.

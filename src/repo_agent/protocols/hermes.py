@@ -54,8 +54,8 @@ class Hermes:
 
     def describe(self, registry: Registry, briefing: Briefing | None = None) -> str:
         tools = "\n".join(json.dumps(schema, ensure_ascii=False) for schema in registry.schemas())
-        told = briefing or Briefing()
-        head = _PROMPT.format(intro=told.intro, lines=told.lines(registry))
+        brief = briefing or Briefing()
+        head = _PROMPT.format(intro=brief.intro, lines=brief.lines(registry))
         return f"{head}{_BEFORE_TOOLS}{tools}{_AFTER_TOOLS}"
 
     def render_call(self, call: ToolCall) -> str:

@@ -35,8 +35,8 @@ class JsonObject:
     name = "json"
 
     def describe(self, registry: Registry, briefing: Briefing | None = None) -> str:
-        told = briefing or Briefing()
-        head = _PROMPT.format(intro=told.intro, lines=told.lines(registry))
+        brief = briefing or Briefing()
+        head = _PROMPT.format(intro=brief.intro, lines=brief.lines(registry))
         return head + "\n".join(spec.lines() for spec in registry.specs.values())
 
     def render_call(self, call: ToolCall) -> str:

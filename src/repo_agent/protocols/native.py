@@ -32,8 +32,8 @@ class Native:
     name = "native"
 
     def describe(self, registry: Registry, briefing: Briefing | None = None) -> str:
-        told = briefing or Briefing()
-        return _PROMPT.format(intro=told.intro, lines=told.lines(registry))
+        brief = briefing or Briefing()
+        return _PROMPT.format(intro=brief.intro, lines=brief.lines(registry))
 
     def render_call(self, call: ToolCall) -> str:
         return spoken("", [{"name": call.name, "arguments": json.dumps(call.args, ensure_ascii=False)}])

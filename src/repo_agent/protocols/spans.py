@@ -116,7 +116,7 @@ class _Scanner:
                 self._word(string[0][1:-1])
                 self._before = ""
                 return string.end()
-            # No end: then there is no further quote of that kind, so this happens twice at most.
+            # No end: then there is no other quote of that kind, so this happens twice at most.
         token = _TOKEN.match(self._text, place)
         assert token is not None
         if token.lastgroup == "mark":

@@ -15,10 +15,10 @@ from typing import Any
 from repo_agent.errors import UserError
 from repo_agent.files import new_directory
 from repo_agent.messages import digest
-from repo_agent.record.book import Book
-from repo_agent.record.thread import Thread
+from repo_agent.record.conversation import Conversation
+from repo_agent.record.conversations import Conversations
 from repo_agent.record.verdict import Judged
-from repo_agent.record.wire import Asked, Reply, asked, read_reply
+from repo_agent.record.wire import ChatRequest, Reply, read_reply, read_request
 from repo_agent.tools.own import load_tools
 from repo_agent.traces.store import RunDir
 
@@ -54,25 +54,29 @@ def import_logs(
     registry = load_tools(str(tools)) if tools else None
     record = {"kind": f"import:{kind}", "tools": digest(registry.schemas()) if registry else None}
     with new_directory(out) as folder:
-        book = Book(RunDir.open(folder, record), source=f"import:{kind}", tools=registry, clock=None, passed=passed)
+        conversations = Conversations(
+            RunDir.open(folder, record), source=f"import:{kind}", tools=registry, clock=None, passed=passed
+        )
         for file in files:
-            read(book, file)
-            book.end(list(book.open), "stopped")
-        if not book.rollouts:
+            read(conversations, file)
+            conversations.end(list(conversations.open), "stopped")
+        if not conversations.rollouts:
             raise UserError("holds no reply of a model", str(path), "Give logs with assistant messages")
     return {
         "files": len(files),
-        "rollouts": book.rollouts,
-        "errors": book.errors,
-        "turns": book.tally.counts(),
-        "problems": _problems(book),
+        "rollouts": conversations.rollouts,
+        "errors": conversations.errors,
+        "turns": conversations.tally.counts(),
+        "problems": _problems(conversations),
     }
 
 
-def _problems(book: Book) -> list[str]:
-    unjudged = book.tally.counts().get("unjudged", 0)
+def _problems(conversations: Conversations) -> list[str]:
+    unjudged = conversations.tally.counts().get("unjudged", 0)
     said = [f"{unjudged} turns were not judged: the logs hold no tool schemas; give --tools"] if unjudged else []
-    return said + ([f"{book.errors} requests without any reply are in errors/"] if book.errors else [])
+    return said + (
+        [f"{conversations.errors} requests without any reply are in errors/"] if conversations.errors else []
+    )
 
 
 def _files(path: Path, suffix: str) -> list[Path]:
@@ -84,46 +88,46 @@ def _files(path: Path, suffix: str) -> list[Path]:
     return files
 
 
-def _openai(book: Book, path: Path) -> None:
+def _openai(conversations: Conversations, path: Path) -> None:
     """One JSONL file. Requests of one conversation may stand anywhere in it, in their order."""
     for where, line in _lines(path):
         request, response = line.get("request", line), line.get("response")
-        said = asked(request.get("body", request)) if isinstance(request, dict) else None
+        said = read_request(request.get("body", request)) if isinstance(request, dict) else None
         if said is None:
             raise UserError("no list of messages in it", where, _EACH)
         if response is None and "request" not in line:
-            _conversation(book, said, where)
+            _conversation(conversations, said, where)
         else:
-            _exchange(book, said, response, where)
+            _exchange(conversations, said, response, where)
 
 
-def _exchange(book: Book, said: Asked, response: Any, where: str) -> None:
+def _exchange(conversations: Conversations, said: ChatRequest, response: Any, where: str) -> None:
     body = response.get("body", response) if isinstance(response, dict) else None
-    thread = book.take(said)
+    conversation = conversations.take(said)
     if isinstance(body, dict) and body.get("choices"):
         try:
-            thread.exchange(said, read_reply(body), None)
+            conversation.exchange(said, read_reply(body), None)
         except (ValueError, TypeError, AttributeError) as error:
             raise UserError(f"a response that cannot be read ({error})", where, _EACH) from error
     else:
-        told = body.get("error") if isinstance(body, dict) else body
-        thread.fail(said, f"the log holds no completion: {json.dumps(told)[:10_000]}", None)
-    thread.busy = False
+        answer = body.get("error") if isinstance(body, dict) else body
+        conversation.fail(said, f"the log holds no completion: {json.dumps(answer)[:10_000]}", None)
+    conversation.busy = False
 
 
-def _conversation(book: Book, said: Asked, where: str) -> None:
+def _conversation(conversations: Conversations, said: ChatRequest, where: str) -> None:
     """A whole conversation: every assistant message is a turn; its request is all that stands before it."""
     if not any(message.role == "assistant" for message in said.messages):
         raise UserError("a conversation without an assistant message", where, _EACH)
-    thread = book.begin(said)
+    conversation = conversations.begin(said)
     for place, message in enumerate(said.messages):
         if message.role == "assistant":
             functions = [{**call["function"], "id": call.get("id")} for call in message.tool_calls]
-            thread.exchange(said.until(place), Reply(str(message.content), functions), None)
-    book.end([thread], "stopped")
+            conversation.exchange(said.until(place), Reply(str(message.content), functions), None)
+    conversations.end([conversation], "stopped")
 
 
-def _sweagent(book: Book, path: Path) -> None:
+def _sweagent(conversations: Conversations, path: Path) -> None:
     """One trajectory: each of its agents is a rollout of its own. Demonstrations are context, not turns."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -136,27 +140,27 @@ def _sweagent(book: Book, path: Path) -> None:
         spoken = [entry for entry in history if entry.get("content") or entry["role"] != "system"]
         entries = [entry for entry in spoken if entry.get("agent") in (agent, None)]
         if any(_is_turn(entry) for entry in entries):
-            thread = _played(book, path, entries)
-            book.end([thread], str(info.get("exit_status") or "stopped"))
+            conversation = _played(conversations, path, entries)
+            conversations.end([conversation], str(info.get("exit_status") or "stopped"))
 
 
 def _is_turn(entry: dict[str, Any]) -> bool:
     return bool(entry["role"] == "assistant" and not entry.get("is_demo"))
 
 
-def _played(book: Book, path: Path, entries: list[dict[str, Any]]) -> Thread:
+def _played(conversations: Conversations, path: Path, entries: list[dict[str, Any]]) -> Conversation:
     native = any(entry.get("tool_calls") for entry in entries)
     body = {"messages": entries, **({} if native else {"tools": [_COMMAND]})}
-    said = asked(body)
+    said = read_request(body)
     if said is None or len(said.messages) != len(entries):
         raise UserError("a message that cannot be read", str(path), "Each entry of the history is an object")
-    thread = book.begin(said, task=path.stem, protocol="native" if native else "sweagent")
+    conversation = conversations.begin(said, task=path.stem, protocol="native" if native else "sweagent")
     for place, (entry, message) in enumerate(zip(entries, said.messages, strict=True)):
         if _is_turn(entry):
             functions = [{**call["function"], "id": call.get("id")} for call in message.tool_calls]
             reply = Reply(str(message.content), functions)
-            thread.exchange(said.until(place), reply, None, None if native else _command(entry))
-    return thread
+            conversation.exchange(said.until(place), reply, None, None if native else _command(entry))
+    return conversation
 
 
 def _command(entry: dict[str, Any]) -> Judged:
@@ -180,7 +184,7 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield f"{path}:{number}", record
 
 
-IMPORTERS: dict[str, tuple[str, Callable[[Book, Path], None]]] = {
+IMPORTERS: dict[str, tuple[str, Callable[[Conversations, Path], None]]] = {
     "openai": (".jsonl", _openai),
     "sweagent": (".traj", _sweagent),
 }

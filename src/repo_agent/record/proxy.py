@@ -1,4 +1,4 @@
-"""The proxy: every request goes on to the upstream as it came; chat completions are recorded on their way back.
+"""The proxy: every request is forwarded as it came; chat completions are recorded on their way back.
 
 An exchange is on disk before the agent sees the end of the reply, so a kill loses none that the agent knows of.
 """
@@ -17,11 +17,11 @@ from aiohttp import ClientError, ClientResponse, ClientSession, web
 from yarl import URL
 
 from repo_agent.errors import RepoAgentError, boundary
-from repo_agent.record.book import Book
+from repo_agent.record.conversation import Conversation
+from repo_agent.record.conversations import Conversations
 from repo_agent.record.secrets import secrets_of
 from repo_agent.record.sites import guard
-from repo_agent.record.thread import Thread
-from repo_agent.record.wire import Asked, Reply, asked, read_reply, read_stream
+from repo_agent.record.wire import ChatRequest, Reply, read_reply, read_request, read_stream
 
 OWN = "X-Repo-Agent-"
 _HOP_BY_HOP = frozenset(
@@ -34,12 +34,26 @@ MAX_BODY = 64 * 2**20
 _READ = 10_000
 """Characters of an error's body that are looked at."""
 
+OnUpdate = Callable[[str | None], None]
+"""Told when something was recorded, with a warning where something was not."""
+
 
 class Proxy:
     """Forwards to `upstream`, the base URL that the agent would be given otherwise (with or without /v1)."""
 
-    def __init__(self, upstream: str, book: Book, session: ClientSession, told: Callable[[str | None], None]) -> None:
-        self._base, self._book, self._session, self._told = upstream.rstrip("/"), book, session, told
+    def __init__(
+        self,
+        upstream: str,
+        conversations: Conversations,
+        session: ClientSession,
+        on_update: OnUpdate,
+    ) -> None:
+        self._base, self._conversations, self._session, self._on_update = (
+            upstream.rstrip("/"),
+            conversations,
+            session,
+            on_update,
+        )
         parts = urlsplit(self._base)
         self._origin = f"{parts.scheme}://{parts.netloc}"
         if not parts.path:
@@ -48,7 +62,7 @@ class Proxy:
     def app(self) -> web.Application:
         app = web.Application(client_max_size=0, middlewares=[guard(_not_for_pages)])
         app.router.add_post("/_repo_agent/mark", self.mark)
-        app.router.add_get("/_repo_agent/threads", self.threads)
+        app.router.add_get("/_repo_agent/conversations", self.conversations)
         app.router.add_route("*", "/{path:.*}", self.forward)
         return app
 
@@ -57,38 +71,38 @@ class Proxy:
         if request.method == "POST" and request.path.endswith("/chat/completions"):
             body = await request.read()
             fields = _object(body)
-            said = asked(fields)
-            if said is not None:
-                return await self._recorded(request, body, fields, said)
+            chat = read_request(fields)
+            if chat is not None:
+                return await self._recorded(request, body, fields, chat)
             return await self._plain(request, body)
         return await self._plain(request, request.content if request.can_read_body else None)
 
     async def mark(self, request: web.Request) -> web.Response:
-        """`{"thread": id or name, "passed": true, false or null}`: mark rollouts, and end them."""
+        """`{"conversation": id or name, "passed": true, false or null}`: mark rollouts, and end them."""
         record = _object(await request.read())
-        who, passed = record.get("thread"), record.get("passed")
+        who, passed = record.get("conversation"), record.get("passed")
         if not isinstance(who, str) or "passed" not in record or not (passed is None or isinstance(passed, bool)):
-            return _error(400, 'send {"thread": "ID or NAME", "passed": true}')
-        threads = self._book.named(who)
-        if not threads:
-            known = ", ".join(thread.id for thread in self._book.open) or "none"
+            return _error(400, 'send {"conversation": "ID or NAME", "passed": true}')
+        conversations = self._conversations.named(who)
+        if not conversations:
+            known = ", ".join(conversation.id for conversation in self._conversations.open) or "none"
             return _error(404, f"no open rollout {who!r}; open: {known}")
-        if any(thread.busy for thread in threads):
+        if any(conversation.busy for conversation in conversations):
             return _error(409, f"{who!r} still waits for a reply; mark it when that has come")
-        with _Guard(self._told):
-            for thread in threads:
-                thread.mark(passed)
-            self._book.end(threads, "stopped")
-        self._told(None)
-        return web.json_response({"marked": [thread.id for thread in threads], "passed": passed})
+        with _Guard(self._on_update):
+            for conversation in conversations:
+                conversation.mark(passed)
+            self._conversations.end(conversations, "stopped")
+        self._on_update(None)
+        return web.json_response({"marked": [conversation.id for conversation in conversations], "passed": passed})
 
-    async def threads(self, request: web.Request) -> web.Response:
+    async def conversations(self, request: web.Request) -> web.Response:
         """The open rollouts."""
         rows = [
-            {"thread": one.id, "name": one.name, "turns": one.steps, "passed": one.passed, "busy": one.busy}
-            for one in self._book.open
+            {"conversation": one.id, "name": one.name, "turns": one.steps, "passed": one.passed, "busy": one.busy}
+            for one in self._conversations.open
         ]
-        return web.json_response({"threads": rows})
+        return web.json_response({"conversations": rows})
 
     async def _plain(self, request: web.Request, data: Any) -> web.StreamResponse:
         response = None
@@ -121,13 +135,13 @@ class Proxy:
         )
 
     async def _recorded(
-        self, request: web.Request, body: bytes, fields: dict[str, Any], said: Asked
+        self, request: web.Request, body: bytes, fields: dict[str, Any], chat: ChatRequest
     ) -> web.StreamResponse:
         name = request.headers.get(OWN + "Rollout")
         secrets = secrets_of(request.headers, str(request.url), fields)
-        exchange = _Exchange(self._book, said, self._told)
+        exchange = _Exchange(self._conversations, chat, self._on_update)
         with exchange.guarded():
-            exchange.thread = self._book.take(said, name, secrets)
+            exchange.conversation = self._conversations.take(chat, name, secrets)
             exchange.mark(request.headers.get(OWN + "Passed"))
         try:
             # Asked for without compression, so that what is recorded can be read.
@@ -143,25 +157,25 @@ class Proxy:
 class _Exchange:
     """One request and its reply on their way through; settled once, by a reply or by a failure."""
 
-    def __init__(self, book: Book, said: Asked, told: Callable[[str | None], None]) -> None:
-        self._book, self._asked, self._told = book, said, told
+    def __init__(self, conversations: Conversations, chat: ChatRequest, on_update: OnUpdate) -> None:
+        self._conversations, self._request, self._on_update = conversations, chat, on_update
         self._began, self._settled = time.monotonic(), False
-        self.thread: Thread | None = None
+        self.conversation: Conversation | None = None
         self.response: web.StreamResponse | None = None
 
     def guarded(self) -> _Guard:
-        """Recording must never stop the agent's traffic: a failure of ours is told, and the bytes go on."""
-        return _Guard(self._told)
+        """Recording must never stop the agent's traffic: a failure of ours is shown, and the bytes go on."""
+        return _Guard(self._on_update)
 
     def mark(self, value: str | None) -> None:
-        if self.thread and value is not None and value.lower() in ("true", "false"):
-            self.thread.mark(value.lower() == "true")
+        if self.conversation and value is not None and value.lower() in ("true", "false"):
+            self.conversation.mark(value.lower() == "true")
 
     async def pass_on(self, request: web.Request, upstream: ClientResponse) -> web.StreamResponse:
         """Hand the reply to the agent chunk by chunk as it comes, and record it before its end."""
         self.response = response = _response(upstream)
-        if self.thread:
-            response.headers[OWN + "Thread"] = self.thread.id
+        if self.conversation:
+            response.headers[OWN + "Conversation"] = self.conversation.id
         await response.prepare(request)
         streamed = "text/event-stream" in upstream.headers.get("Content-Type", "")
         length = upstream.content_length
@@ -196,20 +210,20 @@ class _Exchange:
         if self._settled:
             return
         self._settled = True
-        self._book.failed_replies += 1
-        if self.thread:
+        self._conversations.failed_replies += 1
+        if self.conversation:
             with self.guarded():
-                self.thread.fail(self._asked, cause, self._seconds())
-            self.thread.busy = False
-        self._told(None)
+                self.conversation.fail(self._request, cause, self._seconds())
+            self.conversation.busy = False
+        self._on_update(None)
 
     def _done(self, reply: Reply) -> None:
         self._settled = True
-        if self.thread:
+        if self.conversation:
             with self.guarded():
-                self.thread.exchange(self._asked, reply, self._seconds())
-            self.thread.busy = False
-        self._told(None)
+                self.conversation.exchange(self._request, reply, self._seconds())
+            self.conversation.busy = False
+        self._on_update(None)
 
     def _seconds(self) -> float:
         return round(time.monotonic() - self._began, 4)
@@ -218,8 +232,8 @@ class _Exchange:
 class _Guard:
     """Turns a failure of ours inside the block into a line for the user."""
 
-    def __init__(self, told: Callable[[str | None], None]) -> None:
-        self._told, self._boundary = told, boundary("record")
+    def __init__(self, on_update: OnUpdate) -> None:
+        self._on_update, self._boundary = on_update, boundary("record")
 
     def __enter__(self) -> None:
         self._boundary.__enter__()
@@ -230,7 +244,7 @@ class _Guard:
                 raise error
             return bool(self._boundary.__exit__(kind, error, trace))
         except RepoAgentError as failure:
-            self._told(f"not recorded: {failure}")
+            self._on_update(f"not recorded: {failure}")
             return True
 
 
@@ -245,7 +259,7 @@ def _response(upstream: ClientResponse) -> web.StreamResponse:
 
 
 def _decoded(body: bytes, encoding: str) -> bytes:
-    """A body without its compression. Raises ValueError for one that is not known here."""
+    """A body without its compression. Raises ValueError for an unknown one."""
     if encoding in ("", "identity"):
         return body
     if encoding in ("gzip", "x-gzip", "deflate"):

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from repo_agent.errors import UserError, boundary
 from repo_agent.messages import digest
-from repo_agent.record.book import Book, TaskFrom
+from repo_agent.record.conversations import Conversations, TaskFrom
 from repo_agent.record.secrets import bare
 from repo_agent.tools.own import load_tools
 from repo_agent.tools.registry import Registry
@@ -39,11 +39,11 @@ class RecordOptions:
 
 OnStart = Callable[[str, int], None]
 """The base URL for the agent, and how many rollouts of a killed recorder were finished."""
-Told = Callable[[str, str | None], None]
+OnUpdate = Callable[[str, str | None], None]
 """The figures so far in one line, and a warning where there is one."""
 
 
-def record(options: RecordOptions, on_start: OnStart, told: Told) -> dict[str, Any]:
+def record(options: RecordOptions, on_start: OnStart, on_update: OnUpdate) -> dict[str, Any]:
     """Record until SIGINT or SIGTERM; returns the counts.
 
     Raises UserError for bad options, a port in use, or a missing aiohttp.
@@ -52,11 +52,11 @@ def record(options: RecordOptions, on_start: OnStart, told: Told) -> dict[str, A
         import aiohttp  # noqa: F401
     except ImportError as error:
         raise UserError("needs aiohttp", "record", "pip install 'repo-agent[record]'") from error
-    return asyncio.run(_until_signal(options, on_start, told))
+    return asyncio.run(_until_signal(options, on_start, on_update))
 
 
 async def serve(
-    options: RecordOptions, on_start: OnStart, told: Told, until: Callable[[], Awaitable[Any]]
+    options: RecordOptions, on_start: OnStart, on_update: OnUpdate, until: Callable[[], Awaitable[Any]]
 ) -> dict[str, Any]:
     """Record until `until` returns; see `record`."""
     registry, task_from = _checked(options)
@@ -65,25 +65,27 @@ async def serve(
         run = RunDir.open(options.out, _run_record(options, registry))
         run.path.chmod(0o700)
         finished = finish_abandoned(run)
-        book = Book(run, tools=registry, task_from=task_from)
-        async with _running(options.upstream, book, listening, told):
+        conversations = Conversations(run, tools=registry, task_from=task_from)
+        async with _running(options.upstream, conversations, listening, on_update):
             on_start(f"http://{HOST}:{listening.getsockname()[1]}/v1", len(finished))
             await until()
         with boundary("record"):
-            book.end(list(book.open), "stopped")
+            conversations.end(list(conversations.open), "stopped")
     return {
-        "rollouts": book.rollouts,
-        "passed": book.passed,
-        "errors": book.errors,
-        "failed_replies": book.failed_replies,
-        "turns": book.tally.counts(),
+        "rollouts": conversations.rollouts,
+        "passed": conversations.passed,
+        "errors": conversations.errors,
+        "failed_replies": conversations.failed_replies,
+        "turns": conversations.tally.counts(),
         "recovered": len(finished),
-        "line": book.line(),
+        "line": conversations.line(),
     }
 
 
 @contextlib.asynccontextmanager
-async def _running(upstream: str, book: Book, listening: socket.socket, told: Told) -> AsyncIterator[None]:
+async def _running(
+    upstream: str, conversations: Conversations, listening: socket.socket, on_update: OnUpdate
+) -> AsyncIterator[None]:
     """The proxy, up on a bound socket; at the end it gives replies under way a second."""
     from aiohttp import ClientSession, ClientTimeout, TCPConnector, web
 
@@ -95,7 +97,7 @@ async def _running(upstream: str, book: Book, listening: socket.socket, told: To
     async with ClientSession(
         connector=connector, timeout=timeout, auto_decompress=False, skip_auto_headers=plain
     ) as session:
-        proxy = Proxy(upstream, book, session, lambda warning: told(book.line(), warning))
+        proxy = Proxy(upstream, conversations, session, lambda warning: on_update(conversations.line(), warning))
         runner = web.AppRunner(proxy.app(), access_log=None, handle_signals=False, shutdown_timeout=1)
         await runner.setup()
         await web.SockSite(runner, listening).start()
@@ -147,9 +149,9 @@ def _run_record(options: RecordOptions, registry: Registry | None) -> dict[str, 
     }
 
 
-async def _until_signal(options: RecordOptions, on_start: OnStart, told: Told) -> dict[str, Any]:
-    """A signal counts from the start on: one that comes before the agent's URL is told ends it right after."""
+async def _until_signal(options: RecordOptions, on_start: OnStart, on_update: OnUpdate) -> dict[str, Any]:
+    """A signal counts from the start on: one that comes before the agent's URL is printed ends it right after."""
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    return await serve(options, on_start, told, stop.wait)
+    return await serve(options, on_start, on_update, stop.wait)

@@ -23,8 +23,8 @@ class Judged:
 
 
 class Tally:
-    """Turns by class over all threads. A final, early or not, counts as one until its thread goes on: then it was
-    `no_call`."""
+    """Turns by class over all conversations. A final, early or not, counts as one until its conversation is continued:
+    then it was `no_call`."""
 
     def __init__(self) -> None:
         self.classes: Counter[str] = Counter()
@@ -47,15 +47,15 @@ class Tally:
         counts = self.counts()
         scored = sum(count for name, count in counts.items() if name not in UNSCORED)
         if not scored:
-            told = "not measured: neither --tools nor a request says which tools there are"
-            return f"validity {told if counts.get('unjudged') else 'not measured yet'}"
+            why = "not measured: neither --tools nor a request says which tools there are"
+            return f"validity {why if counts.get('unjudged') else 'not measured yet'}"
         said = ", ".join(f"{count} {name}" for name, count in counts.items())
         partly = "".join(f"; {count} calls without {name} checked" for name, count in sorted(self.unchecked.items()))
         return f"validity so far {counts.get('ok', 0) / scored:.1%} of {scored} turns ({said}{partly})"
 
 
 class Judge:
-    """Judges the turns of one thread by the schemas of `--tools`, else by those of its own first request."""
+    """Judges the turns of one conversation by the schemas of `--tools`, else by those of its own first request."""
 
     def __init__(self, tally: Tally, own: list[dict[str, Any]] | None, given: Registry | None) -> None:
         self._tally, self._registry = tally, given or _registry(own)

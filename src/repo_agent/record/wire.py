@@ -19,7 +19,7 @@ SAMPLING = (
 
 
 @dataclass(frozen=True)
-class Asked:
+class ChatRequest:
     """A chat request. `hashes[n]` stands for the first n messages: equal hashes, equal beginnings."""
 
     messages: tuple[WireMessage, ...]
@@ -38,7 +38,7 @@ class Asked:
         """Changes with the model and the tools: one rollout has one of each."""
         return _hash([self.model, self.tools])
 
-    def until(self, place: int) -> Asked:
+    def until(self, place: int) -> ChatRequest:
         """The request that the first `place` messages make up."""
         return replace(self, messages=self.messages[:place], hashes=self.hashes[: place + 1])
 
@@ -65,7 +65,7 @@ class Reply:
         return spoken(self.text, self.calls) if self.calls else self.text
 
 
-def asked(body: Mapping[str, Any]) -> Asked | None:
+def read_request(body: Mapping[str, Any]) -> ChatRequest | None:
     """A request's body, read; None where it holds no list of messages."""
     raw = body.get("messages")
     if not isinstance(raw, list) or not all(isinstance(message, dict) for message in raw):
@@ -73,7 +73,7 @@ def asked(body: Mapping[str, Any]) -> Asked | None:
     messages = tuple(message for message in map(wire_message, raw) if not _empty_system(message))
     tools = _tools(body)
     model = body.get("model")
-    return Asked(
+    return ChatRequest(
         messages=messages,
         tools=tools or None,
         model=model if isinstance(model, str) else None,

@@ -173,7 +173,7 @@ class ExampleTurn:
 
 
 def _examples(comparison: Comparison, link: Any) -> list[tuple[str, list[ExampleTurn]]]:
-    """(task, turns): an invalid turn of the reference, one for each of its commonest classes, and tuned's beside it."""
+    """(task, turns): an invalid turn of the reference, one of each frequent class, and tuned's beside it."""
     reference, tuned = comparison.reference, comparison.tuned
     invalid = [name for name in reference.classes if name != "ok" and name not in UNSCORED]
     found: list[tuple[str, list[ExampleTurn]]] = []

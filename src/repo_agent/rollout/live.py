@@ -49,7 +49,7 @@ def run_eval(options: EvalOptions, watch: Watch | None = None) -> dict[str, Any]
         RunDir.open(options.out, record)  # other settings are refused before weights are loaded
     meter = Meter(Budget(options.budget_usd, options.budget_tokens), shared.prices, RunDir(options.out).spent())
     wanted = [(task.id, number) for task in tasks for number in range(options.rollouts)]
-    pending = RunDir(options.out).owed(wanted)
+    pending = RunDir(options.out).pending(wanted)
     allow_files(min(options.jobs, len(pending)))
     model = open_model(options.model) if pending and options.model != "oracle" else None
 
@@ -111,9 +111,9 @@ def first(group: BaseExceptionGroup[Any]) -> BaseException:
 async def _check_served(options: EvalOptions, model: Model | None) -> None:
     """Raise UserError where a server says that it runs the adapter on another base than its own."""
     trained = adapter_record(options) if options.adapter else None
-    told = await model.bases() if trained and isinstance(model, OpenAIChat) else []
-    if trained and told and not any(is_base(trained, base) for base in told):
-        what = f"was trained on {trained.base}, and the server runs {options.model} on {' = '.join(told)}"
+    served = await model.bases() if trained and isinstance(model, OpenAIChat) else []
+    if trained and served and not any(is_base(trained, base) for base in served):
+        what = f"was trained on {trained.base}, and the server runs {options.model} on {' = '.join(served)}"
         raise UserError(what, str(options.adapter), f"Serve it on {trained.base}, under that name")
 
 
@@ -155,7 +155,7 @@ def _summary(
     run_dir: RunDir, wanted: list[tuple[str, int]], elsewhere: list[tuple[str, int]], meter: Meter, seconds: float
 ) -> dict[str, Any]:
     rows = run_dir.write_index()
-    pending = run_dir.owed(wanted)
+    pending = run_dir.pending(wanted)
     return {
         "rollouts": len(rows),
         "passed": sum(bool(row["passed"]) for row in rows),

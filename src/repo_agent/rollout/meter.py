@@ -38,7 +38,7 @@ class Budget:
 
 class Meter:
     """Counts tokens, and says stop. `earlier` is what the run has spent before, as (prompt, completion) tokens; None:
-    not known.
+    unknown.
 
     Raises UserError for a budget that cannot be kept.
     """
@@ -63,11 +63,11 @@ class Meter:
 
     @property
     def usd(self) -> float | None:
-        """None where prices or tokens are not known."""
+        """None where prices or tokens are unknown."""
         return self.prices.cost(self._prompt, self._completion) if self.prices and self._known else None
 
     def stop(self, reason: str, code: int) -> None:
-        """Let no further request through. Replies under way are waited for."""
+        """Let no more requests through. Replies under way are waited for."""
         self.stopped = self.stopped or Stopped(reason, code)
         self._wake()
 
@@ -160,4 +160,4 @@ def _refuse(budget: Budget, prices: Prices | None) -> None:
             raise UserError(f"{limit:g} is too small", flag, "Give more than 0")
     if budget.usd is not None and prices is None:
         remedy = "Give --price-in and --price-out (USD per million tokens), or add the model to models/prices.toml"
-        raise UserError("the price of this model is not known", "--budget-usd", remedy)
+        raise UserError("the price of this model is unknown", "--budget-usd", remedy)

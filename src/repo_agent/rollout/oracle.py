@@ -115,25 +115,25 @@ PROSE = ("I will do this now.", "Next step:", "Let me look.", "Sure!")
 
 def _look(task: Task, rng: random.Random) -> tuple[list[ToolCall], set[str]]:
     """The opening calls, and the paths that the model has been told or shown after them."""
-    told = {path for path in task.files if path in task.goal}
+    named = {path for path in task.files if path in task.goal}
     targets = set(task.fix or {}) & set(task.files)
-    functions = _functions(task, targets - told or targets)
+    functions = _functions(task, targets - named or targets)
     ways = ["list", "list", "list+grep"] if functions else ["list"]
     ways += ["grep"] if functions else []
-    ways += ["nothing"] if targets <= told else []
+    ways += ["nothing"] if targets <= named else []
     way = rng.choice(ways)
     calls = []
     if "list" in way:
-        calls.append(_list(told, targets - told, rng))
+        calls.append(_list(named, targets - named, rng))
     if "grep" in way:
         calls.append(_grep(rng.choice(functions), rng))
     listed = {path for path in task.files if "list" in way and _under(path, calls[0].args["rel_dir"])}
-    return calls, told | listed
+    return calls, named | listed
 
 
-def _list(told: set[str], sought: set[str], rng: random.Random) -> ToolCall:
+def _list(named: set[str], sought: set[str], rng: random.Random) -> ToolCall:
     """List the root, or a folder that the goal names and that holds all that is sought."""
-    folders = sorted({str(PurePosixPath(path).parent) for path in told} - {"."})
+    folders = sorted({str(PurePosixPath(path).parent) for path in named} - {"."})
     folders = [folder for folder in folders if all(_under(path, folder) for path in sought)]
     rel_dir = rng.choice([".", ".", *folders])
     return ToolCall("list_files", {"rel_dir": rel_dir, "max_files": rng.choice((20, 50, 100))})

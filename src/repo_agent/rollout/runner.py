@@ -75,7 +75,7 @@ async def run_rollouts(
                 raise InfraError("rollouts", f"{errors_in_row} in a row failed by our error; the last: {end.error}")
 
     async def work_off(wanted: list[tuple[str, int]]) -> list[tuple[str, int]]:
-        pending = run_dir.owed(wanted)
+        pending = run_dir.pending(wanted)
         waiting = iter(pending)
         taken.clear()
         async with asyncio.TaskGroup() as group:

@@ -170,7 +170,7 @@ def _tool(name: str) -> str:
 
 @cache
 def _filters(sockets: bool) -> str:
-    """A BPF program for seccomp(2) as base64: DENIED, further user namespaces, and unless `sockets`, every socket.
+    """A BPF program for seccomp(2) as base64: DENIED, more user namespaces, and unless `sockets`, every socket.
 
     Raises ImportError or OSError where libseccomp is not there.
     """

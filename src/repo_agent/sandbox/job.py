@@ -18,11 +18,11 @@ class TestJob:
     tests: tuple[str, ...]
     """Test files, folders or node ids, in order."""
     pristine: Mapping[str, str | bytes]
-    """The task's own files that are put back before the tests run: path → content."""
+    """The task's own files that are restored before the tests run: path → content."""
     hidden: Mapping[str, str | bytes] = field(default_factory=dict)
     """Files that exist only while the tests run."""
     args: tuple[str, ...] = ()
-    """Further pytest arguments."""
+    """More pytest arguments."""
     command: tuple[str, ...] = ()
     """Another test command, without a shell; its exit code counts. Empty: pytest."""
     cases: Cases | None = None

@@ -51,7 +51,7 @@ def listing(suite: Suite) -> dict[str, Any]:
 
 def workspace_of(suite: Suite, task_id: str) -> dict[str, list[str] | str]:
     """What a model gets of a task: its goal, and the paths in its workspace; those that it may not change, or that are
-    put back before the tests, apart. Raises UserError for a task that is not there."""
+    restored before the tests, apart. Raises UserError for a task that is not there."""
     task = suite.by_id.get(task_id)
     if task is None:
         raise UserError(f"no such task {task_id!r}", suite.spec, f"Known: {', '.join(suite.by_id)}")

@@ -36,7 +36,7 @@ def _task(folder: Path) -> Task:
     patterns = [*spec["tests"], *spec.get("pristine", ())]
     pristine = tuple(name for name in files if any(fnmatch(name, pattern) for pattern in patterns))
     _refuse(folder, "tests that are not in repo/", set(spec["tests"]) - set(files))
-    _refuse(folder, "fix/ changes files that are put back before every test run", set(fix) & set(pristine))
+    _refuse(folder, "fix/ changes files that are restored before every test run", set(fix) & set(pristine))
     return Task(
         id=folder.name,
         goal=spec["goal"],

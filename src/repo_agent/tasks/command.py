@@ -79,7 +79,7 @@ def _is_python(word: str, where: str) -> bool:
 
 
 def _pytest(words: Sequence[str], files: Collection[str], where: str) -> TestCommand:
-    """Options go on as they are; without a path pytest runs on the whole repository."""
+    """Options are passed on as they are; without a path pytest runs on the whole repository."""
     tests, args, rest = list[str](), list[str](), iter(words)
     for word in rest:
         if re.fullmatch(r"-n\w*|--numprocesses.*", word) and "-p" not in words:

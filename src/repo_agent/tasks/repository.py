@@ -27,7 +27,7 @@ from repo_agent.tasks.source import Answers, Source
 from repo_agent.tasks.task import Suite, Task, may_write
 
 TEST_SECONDS, WALL_SECONDS = 10.0, 120.0
-"""More than other suites have: the tests are not known beforehand, and collecting them may load large libraries."""
+"""More than other suites have: the tests are unknown beforehand, and collecting them may load large libraries."""
 
 
 class Settings(pydantic.BaseModel):
@@ -206,7 +206,7 @@ def _task(path: Path, entry: Entry, good: Files) -> Task:
 
 
 def _pristine(files: Files, patterns: list[str] | None, where: str) -> tuple[str, ...]:
-    """The files that are put back before every test run, in order."""
+    """The files that are restored before every test run, in order."""
     if patterns is None:
         return tuple(sorted(filter(looks_like_test, files)))
     found = tuple(sorted(name for name in files if any(fnmatchcase(name, pattern) for pattern in patterns)))
@@ -238,7 +238,7 @@ def _check(task: Task, where: str) -> None:
         raise UserError(f"the fix changes {', '.join(locked)}, which writable does not allow", where, "Widen writable")
     undone = sorted(fix & task.put_back)
     if undone:
-        what = f"the fix changes {', '.join(undone)}, which is put back before every test run"
+        what = f"the fix changes {', '.join(undone)}, which is restored before every test run"
         raise UserError(what, where, "Say with `tests` which files are tests, or leave it out of the fix")
     for folder in task.pythonpath:
         if folder != "." and not any(name.startswith(f"{folder}/") for name in task.files):

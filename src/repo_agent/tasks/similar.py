@@ -40,7 +40,7 @@ def compare_sides(suite: Suite, split: Split) -> list[Near]:
 
 
 def program_shingles(task: Task) -> Shingles:
-    """Shingles of the files that the fix changes, fixed; of every file that is not put back where no fix is known."""
+    """Shingles of the files that the fix changes, fixed; of every file that is not restored where no fix is known."""
     own = {name: content for name, content in task.files.items() if name not in task.put_back}
     texts = [as_text(content) for name, content in (task.fix or own).items() if name.endswith(".py")]
     return frozenset().union(*map(_shingles, texts))

@@ -43,7 +43,7 @@ class Task:
     group: str = ""
     """Tasks of one group fall on the same side of the split; "" means the id."""
     test_args: tuple[str, ...] = ()
-    """Further pytest arguments."""
+    """More pytest arguments."""
     test_seconds: float = 3.0
     """Time limit of one test."""
     hidden: Files = field(default_factory=dict)
@@ -56,7 +56,7 @@ class Task:
     """Folders of the workspace that are put on sys.path before the tests, such as "src"."""
     writable: tuple[str, ...] = ()
     """Patterns (fnmatch: `*` matches `/` too) of the files that the model may write; empty: it may write every file,
-    and those that are put back count for nothing."""
+    and those that are restored count for nothing."""
     wall_seconds: float = 30.0
     """Time limit of a whole test run."""
     memory_mb: int = 1024

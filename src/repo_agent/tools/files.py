@@ -43,7 +43,7 @@ def grep(root: Path, pattern: Pattern, rel_dir: RelPath, max_hits: PositiveInt) 
     try:
         files = _walk(root, rel_dir)
     except ToolError:
-        search(pattern, [], 1)  # a pattern that does not compile is told first
+        search(pattern, [], 1)  # a pattern that does not compile is refused first
         raise
     return "\n".join(search(pattern, files, min(max_hits, MAX_HITS))) or "[no hits]"
 

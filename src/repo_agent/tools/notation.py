@@ -34,8 +34,8 @@ def descriptions(parameters: Mapping[str, Any]) -> list[str]:
     """`arg: its description`, for each argument that has one."""
     properties = parameters.get("properties")
     entries = properties.items() if isinstance(properties, Mapping) else ()
-    told = [(name, entry.get("description")) for name, entry in entries if isinstance(entry, Mapping)]
-    return [f"{name}: {' '.join(text.split())}" for name, text in told if isinstance(text, str) and text.strip()]
+    described = [(name, entry.get("description")) for name, entry in entries if isinstance(entry, Mapping)]
+    return [f"{name}: {' '.join(text.split())}" for name, text in described if isinstance(text, str) and text.strip()]
 
 
 def _arguments(schema: Mapping[str, Any]) -> str:
@@ -95,10 +95,10 @@ def _of_kind(kind: str, schema: Mapping[str, Any], root: Mapping[str, Any], dept
         raise _NotPrintable
     if kind == "string":
         _only(schema, {"type", "format", "minLength", "maxLength", "pattern"})
-        told = [_FORMATS.get(schema["format"], schema["format"])] if "format" in schema else []
-        told += [f"matches {json.dumps(schema['pattern'], ensure_ascii=False)}"] if "pattern" in schema else []
+        rules = [_FORMATS.get(schema["format"], schema["format"])] if "format" in schema else []
+        rules += [f"matches {json.dumps(schema['pattern'], ensure_ascii=False)}"] if "pattern" in schema else []
         return (
-            kind + (f" ({', '.join(told)})" if told else "") + _range(schema, "minLength", "maxLength", " characters")
+            kind + (f" ({', '.join(rules)})" if rules else "") + _range(schema, "minLength", "maxLength", " characters")
         )
     _only(schema, {"type", "minimum", "maximum"} if kind in ("integer", "number") else {"type"})
     return kind + _range(schema, "minimum", "maximum", "")

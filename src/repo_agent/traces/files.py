@@ -13,7 +13,7 @@ from repo_agent.errors import StoreError
 
 
 def create(path: Path, text: str) -> bool:
-    """Write a new file in one stroke; False where it exists already, also when another process was just first."""
+    """Write a new file in one stroke; False where it already exists, also when another process was just first."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_text(text, encoding="utf-8")

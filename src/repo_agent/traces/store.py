@@ -1,8 +1,8 @@
 """The run directory: one trace a rollout, claimed under a lock, renamed when whole, indexed from the whole ones.
 
-    run.json                      what was run; the same command finds it and goes on
+    run.json                      what was run; the same command resumes
     traces/<task>/<k>.jsonl       whole rollouts; `.part` while one is being written, `.jsonl.gz` where it is large
-    errors/<task>/<k>-<n>.jsonl   rollouts that our own error, a stop or a kill ended: owed again
+    errors/<task>/<k>-<n>.jsonl   rollouts that our own error, a stop or a kill ended: will be rerun
     labels.jsonl                  outcomes that came later, of rollouts that nobody graded
     results.jsonl                 an index, rebuilt from the whole traces
 
@@ -52,7 +52,7 @@ class RunDir:
 
     @classmethod
     def open(cls, path: Path, record: dict[str, Any]) -> RunDir:
-        """Make the directory with `record` as its run.json, or go on with one of the same record.
+        """Make the directory with `record` as its run.json, or resume one of the same record.
 
         Raises UserError that names the differing keys, or for a folder that holds something else.
         """
@@ -68,7 +68,7 @@ class RunDir:
         keys = sorted(key for key in {*before, *now} - FREE_KEYS if not _same(key, before.get(key), now.get(key)))
         if keys:
             what = f"was run with other settings (differing: {', '.join(keys)}){_changed_tasks(before, now)}"
-            raise UserError(what, str(path), "Give the same settings to go on with it, or another --out")
+            raise UserError(what, str(path), "Give the same settings to resume it, or another --out")
         return run
 
     @property
@@ -83,7 +83,7 @@ class RunDir:
             raise UserError(f"its {RECORD} holds no object", str(self.path), "Run `repo-agent eval` again")
         return record
 
-    def owed(self, wanted: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+    def pending(self, wanted: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
         """Those of the `wanted` (task id, rollout number) that have no whole trace yet, in the same order."""
         return [(task, k) for task, k in wanted if not _is_there(self._whole(task, k))]
 
@@ -112,7 +112,7 @@ class RunDir:
         return writer
 
     def spent(self) -> tuple[int, int] | None:
-        """Prompt and completion tokens of all replies so far, also of rollouts that are owed again; None where one has
+        """Prompt and completion tokens of all replies so far, also of rollouts that will be rerun; None where one has
         no count."""
         files = [
             self.path / CANARY,

@@ -54,7 +54,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     @property
     def sent_back(self) -> bool:
-        """Whether the conversation goes on with the very message that the model said."""
+        """Whether the next request holds the very message that the model said."""
         return self.at < len(self.messages) and self.messages[self.at] == self.reply
 
 

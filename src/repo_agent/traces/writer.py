@@ -40,7 +40,7 @@ class TraceWriter:
         return events.without(event, self.secrets).line() if redact.occur_in(line, self.secrets) else line
 
     def drop(self) -> None:
-        """Leave nothing of it behind; its rollout is owed."""
+        """Leave nothing of it behind; its rollout is pending."""
         self._part.unlink(missing_ok=True)
         self.close()
 
@@ -67,7 +67,7 @@ class TraceWriter:
         return packed
 
     def fail(self) -> Path:
-        """Put the trace among the errors, so that its rollout is owed again. Returns its path."""
+        """Put the trace among the errors, so that its rollout will be rerun. Returns its path."""
         with written(self._errors):
             self._errors.mkdir(parents=True, exist_ok=True)
         names = (self._errors / f"{self._whole.stem}-{number}.jsonl" for number in itertools.count())

@@ -2,7 +2,7 @@
 
 The loss is a token mean over all trained tokens of an optimizer step (TRL divides the summed loss by their count over
 all of the step's forward passes), so one row a trajectory gives the gradient of its step rows.
-Not covered: more than one GPU, and going on from a checkpoint.
+Not covered: more than one GPU, and resuming from a checkpoint.
 """
 
 from __future__ import annotations

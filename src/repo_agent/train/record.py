@@ -40,7 +40,7 @@ class RunRecord(pydantic.BaseModel):
     train_tasks: list[str]
     """Tasks that a trained row came from."""
     rows: int
-    """Rows trained on: a trajectory gives one, or more where its prompts do not go on from each other."""
+    """Rows trained on: a trajectory gives one, or more where its prompts do not continue each other."""
     dropped_too_long: int
     """Rows of which not one turn fits."""
     lost_tokens: dict[str, int] = {}

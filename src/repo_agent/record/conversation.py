@@ -9,7 +9,7 @@ from typing import Literal
 
 from repo_agent.messages import tilde, total
 from repo_agent.record.verdict import Judge, Judged
-from repo_agent.record.wire import Asked, Reply, names_and_arguments, text_of
+from repo_agent.record.wire import ChatRequest, Reply, names_and_arguments, text_of
 from repo_agent.redact import redacted
 from repo_agent.traces import events
 from repo_agent.traces.events import WireMessage
@@ -20,14 +20,14 @@ CAUSE_CHARS = 300
 
 
 @dataclass
-class Thread:
+class Conversation:
     """A rollout that another agent plays. An exchange is on disk before its agent sees the reply's end."""
 
     id: str
     """`task/rollout`."""
     task: str
     rollout: int
-    asked: Asked
+    request: ChatRequest
     """The request that opened it, then the last one."""
     writer: TraceWriter
     judge: Judge
@@ -36,7 +36,7 @@ class Thread:
     secrets: frozenset[str] = frozenset()
     name: str | None = None
     reply: Reply | None = None
-    """The reply to `asked`; None where it has none yet, or the server failed."""
+    """The reply to `request`; None where it has none yet, or the server failed."""
     busy: bool = False
     passed: bool | None = None
     sent: int = 0
@@ -46,13 +46,13 @@ class Thread:
     prompt_tokens: int | None = 0
     completion_tokens: int | None = 0
     clock: Callable[[], float] | None = time.monotonic
-    """None where the time that things took is not known."""
+    """None where the time that things took is unknown."""
     began: float = field(default_factory=time.monotonic)
     last: float = field(default_factory=time.monotonic)
 
     def open(self) -> None:
         """Write `run_start`, which holds the system prompt: a first message of that role."""
-        first = self.asked.messages[:1]
+        first = self.request.messages[:1]
         system = text_of(first[0]) if first and first[0].role == "system" else ""
         self.sent = 1 if system else 0
         self._write(
@@ -63,31 +63,31 @@ class Thread:
                 suite=None,
                 rollout=self.rollout,
                 arm=self.source,
-                model=self.asked.model,
+                model=self.request.model,
                 protocol=self.protocol,
                 system=system,
                 tools=self.judge.schemas,
-                sampling=self.asked.sampling,
-                seed=self.asked.sampling.get("seed"),
+                sampling=self.request.sampling,
+                seed=self.request.sampling.get("seed"),
                 isolation=None,
                 source=self.source,
             )
         )
 
-    def goes_on(self, asked: Asked) -> int:
-        """How well a request goes on from here: 2 with the reply, or with a failed request again; 1 without the reply,
+    def continues(self, request: ChatRequest) -> int:
+        """How well a request continues this: 2 with the reply, or with a failed request again; 1 without the reply,
         as agents do that throw a bad one away and complain; 0 not at all."""
-        place = len(self.asked.messages)
-        if len(asked.messages) < place or asked.hashes[place] != self.asked.hashes[place]:
+        place = len(self.request.messages)
+        if len(request.messages) < place or request.hashes[place] != self.request.hashes[place]:
             return 0
         if self.reply is None:
             return 2
-        after = asked.messages[place:]
+        after = request.messages[place:]
         if after and after[0].role == "assistant":
             return 2 if is_of(after[0], self.reply) else 0
         return 1 if after and self.judge.last != "ok" else 0
 
-    def exchange(self, asked: Asked, reply: Reply, seconds: float | None, read: Judged | None = None) -> str:
+    def exchange(self, request: ChatRequest, reply: Reply, seconds: float | None, read: Judged | None = None) -> str:
         """Append a request and its reply; returns the reply's turn class. `read` is what its own agent made of it."""
         verdict = self.judge.verdict(self.protocol, reply.spoken, reply.finish_reason, read)
         action = events.LlmAction(
@@ -104,7 +104,7 @@ class Thread:
             calls=[verdict.call] if verdict.call else [],
             error=verdict.error,
         )
-        self._append(asked, action)
+        self._append(request, action)
         self.sent += 1
         self.steps += 1
         self.reply = reply
@@ -112,7 +112,7 @@ class Thread:
         self.completion_tokens = total((self.completion_tokens, reply.completion_tokens))
         return verdict.turn_class
 
-    def fail(self, asked: Asked, cause: str, seconds: float | None) -> None:
+    def fail(self, request: ChatRequest, cause: str, seconds: float | None) -> None:
         """Append a request that no reply came to, by no fault of the model. The same request again is a retry.
 
         The cause is cut, after keys were taken out: half a key would not be known for one.
@@ -128,7 +128,7 @@ class Thread:
             lenient_ok=False,
             error=tilde(redacted(cause, self.secrets)[:CAUSE_CHARS]),
         )
-        self._append(asked, action)
+        self._append(request, action)
         self.reply = None
 
     def mark(self, passed: bool | None) -> None:
@@ -154,8 +154,8 @@ class Thread:
         else:
             self.writer.fail()
 
-    def _append(self, asked: Asked, action: events.LlmAction) -> None:
-        fresh = list(asked.messages[self._known() :])
+    def _append(self, request: ChatRequest, action: events.LlmAction) -> None:
+        fresh = list(request.messages[self._known() :])
         edited: WireMessage | Literal["dropped"] | None = None
         if self.reply is not None and fresh[0].role == "assistant":
             back, *fresh = fresh
@@ -163,17 +163,16 @@ class Thread:
         elif self.reply is not None:
             edited = "dropped"
             self.sent -= 1
-        request = events.LlmRequest(t=self.turn, sent=self.sent, messages=fresh, reply=edited)
-        self._write(request, action)
+        self._write(events.LlmRequest(t=self.turn, sent=self.sent, messages=fresh, reply=edited), action)
         self.sent += len(fresh)
         self.turn += 1
-        self.asked = asked
+        self.request = request
         self.last = time.monotonic()
 
     def _known(self) -> int:
         """How many messages of a request the trace holds, the last reply not counted."""
         if self.turn:
-            return len(self.asked.messages)
+            return len(self.request.messages)
         return self.sent
 
     def _write(self, *said: events.Event) -> None:
@@ -184,7 +183,7 @@ class Thread:
 def is_of(back: WireMessage, reply: Reply) -> bool:
     """Whether a message is a reply sent back: the same calls or the first of them, and of its text all or a part.
 
-    So agents that cut white space, reasoning, or all but one call off a reply keep their thread.
+    So agents that cut white space, reasoning, or all but one call off a reply keep their conversation.
     """
     calls, said = names_and_arguments(back.tool_calls), names_and_arguments(reply.calls)
     text = text_of(back).strip()

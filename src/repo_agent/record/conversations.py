@@ -1,7 +1,7 @@
-"""Which conversation a request belongs to: threads found by their messages alone, so that no agent needs to change.
+"""Which conversation a request belongs to: found by its messages alone, so that no agent needs to change.
 
-A request goes on with a rollout when its messages begin with those of the rollout's last request and then its reply,
-and model and tools are the same. The reply may have come back shortened (see `thread.is_of`), or not at all, where it
+A request continues a rollout when its messages begin with those of the rollout's last request and then its reply, and
+model and tools are the same. The reply may have come back shortened (see `conversation.is_of`), or not at all, where it
 was no valid call and other messages follow. After a failure of the server the same request again is a retry.
 
 Everything else starts a new rollout: an edited or cut history, a second sample of the same prompt, other tools. Where
@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from repo_agent.errors import UserError
 from repo_agent.escape import fit_name
 from repo_agent.messages import digest
-from repo_agent.record.thread import Thread
+from repo_agent.record.conversation import Conversation
 from repo_agent.record.verdict import Judge, Tally
-from repo_agent.record.wire import Asked
+from repo_agent.record.wire import ChatRequest
 from repo_agent.redact import redacted
 from repo_agent.tools.registry import Registry
 from repo_agent.traces.store import RunDir
@@ -58,7 +58,7 @@ class TaskFrom:
         return f"{words or 'rollout'}-{digest(goal.encode(errors='replace').decode())[:8]}"
 
 
-class Book:
+class Conversations:
     """All conversations under way, and the run directory that they go to."""
 
     def __init__(
@@ -73,7 +73,7 @@ class Book:
     ) -> None:
         self._run, self._source, self._tools, self._clock, self._passed = run, source, tools, clock, passed
         self._task_from = task_from or TaskFrom()
-        self.open: list[Thread] = []
+        self.open: list[Conversation] = []
         self.tally = Tally()
         self.rollouts = 0
         self.passed = 0
@@ -81,76 +81,80 @@ class Book:
         self.failed_replies = 0
         self._next: dict[str, int] = {}
 
-    def take(self, asked: Asked, name: str | None = None, secrets: frozenset[str] = frozenset()) -> Thread:
-        """The thread that a request goes on with, or a new one; the caller says when it is no longer busy."""
-        thread = self.find(asked, name) or self.begin(asked, name, secrets)
-        thread.busy = True
-        thread.name = thread.name or name
-        thread.secrets |= secrets
-        return thread
+    def take(
+        self, request: ChatRequest, name: str | None = None, secrets: frozenset[str] = frozenset()
+    ) -> Conversation:
+        """The conversation that a request continues, or a new one; the caller says when it is no longer busy."""
+        conversation = self.find(request, name) or self.begin(request, name, secrets)
+        conversation.busy = True
+        conversation.name = conversation.name or name
+        conversation.secrets |= secrets
+        return conversation
 
-    def find(self, asked: Asked, name: str | None) -> Thread | None:
-        """The thread that a request goes on with."""
+    def find(self, request: ChatRequest, name: str | None) -> Conversation | None:
+        """The conversation that a request continues."""
         waiting = [
-            thread
-            for thread in self.open
-            if not thread.busy
-            and thread.asked.contract == asked.contract
-            and (name is None or thread.name in (None, name))
+            conversation
+            for conversation in self.open
+            if not conversation.busy
+            and conversation.request.contract == request.contract
+            and (name is None or conversation.name in (None, name))
         ]
-        ranked = [(thread.goes_on(asked), thread) for thread in waiting]
-        fits = [(len(one.asked.messages), rank, one.name == name, -one.last, one) for rank, one in ranked if rank]
+        ranked = [(conversation.continues(request), conversation) for conversation in waiting]
+        fits = [(len(one.request.messages), rank, one.name == name, -one.last, one) for rank, one in ranked if rank]
         return max(fits, key=lambda fit: fit[:4])[4] if fits else None
 
     def begin(
         self,
-        asked: Asked,
+        request: ChatRequest,
         name: str | None = None,
         secrets: frozenset[str] = frozenset(),
         task: str | None = None,
         protocol: str | None = None,
-    ) -> Thread:
-        """A new thread, its `run_start` written; its task's next free rollout is claimed."""
-        while len(self.open) >= MAX_OPEN and (idle := [thread for thread in self.open if not thread.busy]):
-            self.end([min(idle, key=lambda thread: thread.last)], "stopped")
-        task = fit_name(task or self._task_from.task(redacted(asked.goal, secrets), redacted(name, secrets)))
+    ) -> Conversation:
+        """A new conversation, its `run_start` written; its task's next free rollout is claimed."""
+        while len(self.open) >= MAX_OPEN and (
+            idle := [conversation for conversation in self.open if not conversation.busy]
+        ):
+            self.end([min(idle, key=lambda conversation: conversation.last)], "stopped")
+        task = fit_name(task or self._task_from.task(redacted(request.goal, secrets), redacted(name, secrets)))
         writer = None
         while writer is None:
             number = self._next.get(task, 0)
             self._next[task] = number + 1
             writer = self._run.claim(task, number)
-        thread = Thread(
+        conversation = Conversation(
             id=f"{task}/{number}",
             task=task,
             rollout=number,
-            asked=asked,
+            request=request,
             writer=writer,
-            judge=Judge(self.tally, asked.tools, self._tools),
-            protocol=protocol or ("native" if asked.native else "json"),
+            judge=Judge(self.tally, request.tools, self._tools),
+            protocol=protocol or ("native" if request.native else "json"),
             source=self._source,
             secrets=secrets,
             name=name,
             clock=self._clock,
             passed=self._passed,
         )
-        thread.open()
-        self.open.append(thread)
-        return thread
+        conversation.open()
+        self.open.append(conversation)
+        return conversation
 
-    def named(self, who: str) -> list[Thread]:
-        """The open threads of that id, else of that name."""
-        return [thread for thread in self.open if thread.id == who] or [
-            thread for thread in self.open if thread.name == who
+    def named(self, who: str) -> list[Conversation]:
+        """The open conversations of that id, else of that name."""
+        return [conversation for conversation in self.open if conversation.id == who] or [
+            conversation for conversation in self.open if conversation.name == who
         ]
 
-    def end(self, threads: Sequence[Thread], ended: str) -> None:
-        """End threads: their traces are whole."""
-        for thread in threads:
-            self.open.remove(thread)
-            thread.end(ended)
-            self.rollouts += bool(thread.steps)
-            self.errors += not thread.steps
-            self.passed += thread.passed is True and bool(thread.steps)
+    def end(self, conversations: Sequence[Conversation], ended: str) -> None:
+        """End conversations: their traces are whole."""
+        for conversation in conversations:
+            self.open.remove(conversation)
+            conversation.end(ended)
+            self.rollouts += bool(conversation.steps)
+            self.errors += not conversation.steps
+            self.passed += conversation.passed is True and bool(conversation.steps)
 
     def line(self) -> str:
         """What was recorded so far, in one line."""
