@@ -82,6 +82,9 @@ def main() -> None:
     parser.add_argument("--quixbugs", type=Path, default=Path("../QuixBugs"), help="A checkout of jkoppel/QuixBugs.")
     parser.add_argument("--tasks", type=int, default=40)
     options = parser.parse_args()
+    if not options.quixbugs.is_dir():
+        print(f"skipped: no checkout of jkoppel/QuixBugs at {options.quixbugs}; give --quixbugs PATH")
+        return
     tasks = list(quixbugs_suite(options.quixbugs).tasks)[: options.tasks]
     layer = choose()
     setting = Setting(

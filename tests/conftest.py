@@ -28,6 +28,15 @@ CHATML = (
     "{% endfor %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A limit catches hangs: what takes minutes has an hour, on a machine that does something else too."""
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(3600))
+
+
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
 """Real data that a clean clone does not have; what needs it skips."""
 

@@ -115,7 +115,8 @@ def reference(pattern: str, text: str) -> list[str] | str:
         compiled = regex.compile(pattern)
     except (regex.error, ValueError, RecursionError):
         return "bad_regex"
-    return [f"a.txt:{n}:{line}" for n, line in enumerate(text.splitlines(), 1) if compiled.search(line)]
+    lines = text.removesuffix("\n").split("\n") if text else []
+    return [f"a.txt:{n}:{line}" for n, line in enumerate(lines, 1) if compiled.search(line)]
 
 
 @pytest.mark.filterwarnings("ignore")

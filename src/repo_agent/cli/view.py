@@ -63,7 +63,7 @@ def _turn(turn: Turn, known: Mapping[str, str]) -> Iterator[RenderableType]:
     if spoken and (turn.call is None or calls):
         yield Text(_head(spoken), style="italic")
     if turn.call and (diff := _diff(turn.call, known)):
-        yield from (Text(line, style=_DIFF.get(line[:1], "")) for line in _head(diff, 2 * SHOWN_LINES).splitlines())
+        yield from (Text(line, style=_DIFF.get(line[:1], "")) for line in _head(diff, 2 * SHOWN_LINES).split("\n"))
     if turn.error and turn.ok is not False:
         yield Text(f"-> {turn.error}", style=style)
 
@@ -97,7 +97,7 @@ def _diff(call: ToolCall, known: Mapping[str, str]) -> str:
 
 
 def _unified(path: str, old: str, new: str) -> str:
-    lines = difflib.unified_diff(old.splitlines(), new.splitlines(), path, path, lineterm="", n=2)
+    lines = difflib.unified_diff(old.split("\n"), new.split("\n"), path, path, lineterm="", n=2)
     return "\n".join(list(lines)[1:])
 
 
@@ -144,7 +144,7 @@ def _observed(turn: Turn, seen: tuple[Message, ...]) -> Iterator[RenderableType]
 
 
 def _tests(output: str) -> Text:
-    first, *rest = _head(output).splitlines() or [""]
+    first, *rest = _head(output).split("\n")
     style = "green" if _GOOD.search(first) and not _BAD.search(first) else "red"
     lines = [(f"\n{line}", _line_style(line)) for line in rest]
     return Text.assemble((f"tests: {first}", f"bold {style}"), *lines)
@@ -156,6 +156,6 @@ def _line_style(line: str) -> str:
 
 def _head(text: str, most: int = SHOWN_LINES) -> str:
     """The first lines, what a terminal would obey made visible: Rich drops some of it without a trace."""
-    lines = [visible(line) for line in text.splitlines()]
+    lines = [visible(line) for line in text.removesuffix("\n").split("\n")]
     more = [f"… {len(lines) - most} more lines"] if len(lines) > most else []
     return "\n".join(lines[:most] + more)

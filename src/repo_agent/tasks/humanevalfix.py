@@ -24,7 +24,7 @@ def humanevalfix_suite(path: Path) -> Suite:
     """One task a line; `Python/7` becomes the id `Python-7`. Raises UserError for a file of another kind."""
     file = path / FILE if path.is_dir() else path
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeError) as error:
         raise UserError(f"cannot be read ({error})", str(file), REMEDY) from error
     tasks = tuple(_task(_row(line, f"{file}:{number}")) for number, line in enumerate(lines, 1) if line.strip())

@@ -59,7 +59,7 @@ def _is_text(path: Path, text: str) -> bool:
 
 
 def _trimmed(text: str) -> list[str]:
-    return [line.rstrip() for line in text.rstrip().splitlines()]
+    return [line.rstrip() for line in text.rstrip().split("\n")]
 
 
 @lru_cache(maxsize=4096)  # tasks over one repository share most of their files

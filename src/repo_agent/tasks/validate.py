@@ -119,14 +119,14 @@ def _readable_fixes(task: Task) -> list[str]:
 
 def _blocks(before: str, after: str) -> list[str]:
     """What a fix changes, each with the line before and after it."""
-    old, new = _stripped(before.splitlines()), _stripped(after.splitlines())
+    old, new = _stripped(before.split("\n")), _stripped(after.split("\n"))
     changes = difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
     return ["\n".join(new[max(0, a - 1) : b + 1]) for kind, _, _, a, b in changes if kind != "equal" and b > a]
 
 
 def _holds(text: str, blocks: list[str]) -> bool:
     """Whether a text, or either side of the diff that it may be, holds every block."""
-    lines = text.splitlines()
+    lines = text.split("\n")
     sides = [lines, *([line[1:] for line in lines if not line.startswith(sign)] for sign in "+-")]
     return any(all(f"\n{block}\n" in whole for block in blocks) for whole in map(_whole, sides))
 

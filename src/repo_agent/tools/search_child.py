@@ -66,7 +66,8 @@ def _answer(regex: Any, request: dict[str, Any]) -> dict[str, Any]:
 def _lines(path: str, size: int) -> list[str]:
     # Never waits for a pipe that took the place of a file.
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-        return file.read(size).decode(errors="replace").splitlines()
+        text = file.read(size).decode(errors="replace")
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
 
 
 def _size() -> int:
