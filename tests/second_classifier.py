@@ -155,12 +155,19 @@ def _arguments(name: str, args: dict[str, Any], tools: list[dict[str, Any]]) -> 
     if not all(TYPES[known[key].get("type", "any")](value) for key, value in args.items()):
         return "wrong_type"
     for key, value in args.items():
+        if known[key].get("format") == "relative-path" and _is_bad_path(value):
+            return "bad_value"
         low, high = known[key].get("minimum"), known[key].get("maximum")
         if "enum" in known[key] and value not in known[key]["enum"]:
             return "bad_value"
         if (low is not None and value < low) or (high is not None and value > high):
             return "bad_value"
     return "ok"
+
+
+def _is_bad_path(path: str) -> bool:
+    parts = path.split("/")
+    return len(path) > 1000 or len(parts) > 64 or ".." in parts or path.startswith("/") or "\\" in path or "\0" in path
 
 
 @dataclass
