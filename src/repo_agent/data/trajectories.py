@@ -58,6 +58,8 @@ class Label(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     unseen: tuple[str, ...] | None
     """What a write kept or took away unseen; None where that is unknown."""
     redacted: bool
+    unchecked: frozenset[str]
+    """What of the tool's schema would have taken too long to check; see `registry.Checked`."""
     prompt_ids: tuple[str, str] | None
     """Hash of the prompt's token ids when it ran, and the tokenizer's fingerprint."""
     dropped: Dropped | None = None
@@ -184,6 +186,7 @@ def _labels(turns: Sequence[Turn], verdicts: Sequence[Verdict]) -> list[Label]:
                 raw_unknown=turn.text is None or turn.raw_unknown,
                 unseen=turn.unseen,
                 redacted=turn.redacted,
+                unchecked=verdict.unchecked,
                 prompt_ids=turn.prompt_ids,
             )
         )
