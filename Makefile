@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/repo-agent
 WORKERS ?= 2
 
-.PHONY: demo test check fix bench clean
+.PHONY: demo test check fix bench files clean
 
 demo: $(VENV)/local.done  ## the whole chain on the tiny model, into demo-out/
 	$(RUN) demo $(if $(SEED),--seed $(SEED)) $(if $(OUT),--out $(OUT))
@@ -40,6 +40,11 @@ $(VENV)/local.done: pyproject.toml $(VENV)/torch.done
 $(VENV)/dev.done: $(VENV)/local.done
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local,record,dev]'
 	touch $@
+
+files:  ## each file, and what it is for
+	@$(PYTHON) -c "import ast, pathlib; [print(f'{path.as_posix()[15:]:36}', text.split(chr(10))[0]) \
+	for path in sorted(pathlib.Path('src/repo_agent').rglob('*.py')) if 'bundled_tasks' not in path.parts \
+	and (text := ast.get_docstring(ast.parse(path.read_text())))]"
 
 clean:
 	rm -rf $(VENV) demo-out

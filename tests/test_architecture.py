@@ -13,7 +13,7 @@ import pytest
 
 SRC = Path(__file__).parent.parent / "src" / "repo_agent"
 FREE = {"errors", "escape", "messages", "redact", "files", "secrets"}
-"""Every room may import these, and they import nothing of ours."""
+"""Every package may import these, and they import nothing of ours."""
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "escape": set(),
@@ -43,7 +43,7 @@ def files() -> list[Path]:
     return [path for path in sorted(SRC.rglob("*.py")) if "bundled_tasks" not in path.parts]
 
 
-def room(path: Path) -> str:
+def package(path: Path) -> str:
     relative = path.relative_to(SRC)
     return relative.parts[0] if len(relative.parts) > 1 else relative.stem
 
@@ -59,15 +59,15 @@ def imports(path: Path) -> Iterator[tuple[str, ast.stmt]]:
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(SRC)))
-def test_a_room_imports_only_what_the_table_allows(path: Path) -> None:
-    here = room(path)
+def test_a_package_imports_only_what_the_table_allows(path: Path) -> None:
+    here = package(path)
     if here in {"cli", "demo", "__init__"}:
         return
     ours = {name.split(".")[1] for name, _ in imports(path) if name.startswith("repo_agent.")}
     assert ours - FREE - {here} <= MAY_IMPORT[here]
 
 
-def test_no_two_rooms_import_each_other() -> None:
+def test_no_two_packages_import_each_other() -> None:
     def reachable(start: str) -> set[str]:
         found: set[str] = set()
         waiting = [start]
@@ -102,7 +102,7 @@ def test_files_and_functions_are_short(path: Path) -> None:
     text = path.read_text()
     assert len(text.splitlines()) <= 300
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and room(path) != "cli":
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and package(path) != "cli":
             assert (node.end_lineno or 0) - node.lineno < 60, node.name
 
 
@@ -121,5 +121,5 @@ def test_help_loads_nothing_heavy(code: str) -> None:
     assert loaded & (HEAVY | {"pydantic", "rich", "jsonschema", "pytest", "numpy", "aiohttp"}) == set()
 
 
-def test_the_table_names_every_room() -> None:
-    assert {room(path) for path in files()} - {"cli", "demo", "__init__"} == set(MAY_IMPORT)
+def test_the_table_names_every_package() -> None:
+    assert {package(path) for path in files()} - {"cli", "demo", "__init__"} == set(MAY_IMPORT)

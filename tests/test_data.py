@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections import Counter
@@ -242,6 +243,17 @@ def test_a_wrong_gate_is_a_user_error(tmp_path: Path, words: list[str], text: st
         file.write_text(text)
     with pytest.raises(UserError, match=said):
         gate_settings(words, file if text else None)
+
+
+def test_what_was_not_checked_of_a_schema_is_counted(run: RunDir, play, tmp_path: Path, tiny_base: Path) -> None:
+    schemas = copy.deepcopy(default_registry().schemas())
+    schemas[1]["function"]["parameters"]["properties"]["rel_path"]["pattern"] = "^(([a-z/.]+)+x?)+$"
+    (tmp_path / "schema.json").write_text(json.dumps(schemas))
+    play(run, "a", [LIST, READ, FINAL])
+    found = inventory([run.path], tmp_path / "schema.json")
+    assert found["unchecked"] == {"pattern": 1} and found["kept"] == 3
+    build_from([run.path], tmp_path / "set", tiny_base, no_split=True, tools=str(tmp_path / "schema.json"))
+    assert "rows whose call was not checked in full | 1 |" in (tmp_path / "set" / "card.md").read_text()
 
 
 def test_the_most_frequent_contract_wins(run: RunDir, play, tmp_path: Path, tiny_base: Path) -> None:

@@ -338,6 +338,14 @@ def test_prompts_that_differ_are_printed(tmp_path: Path) -> None:
     assert warned(tmp_path, *made) == ["System prompts differ: base aa, tuned bb."]
 
 
+def test_a_prompt_that_the_adapter_was_not_trained_on_is_printed(tmp_path: Path) -> None:
+    same = {"prompt_hash": "aa"}
+    made = ("base", [[OK]], same), ("tuned", [[OK]], {"model": TUNED, **same, "trained_prompts": ["bb", "cc"]})
+    assert warned(tmp_path, *made) == ["tuned was trained on other system prompts (bb, cc) than it plays with."]
+    known = ("base", [[OK]], same), ("tuned", [[OK]], {"model": TUNED, **same, "trained_prompts": ["bb", "aa"]})
+    assert warned(tmp_path / "known", *known) == []
+
+
 def test_isolation_that_differs_or_changed_when_a_run_was_resumed_is_printed(tmp_path: Path) -> None:
     base = make_run(tmp_path / "base", [[OK]] * 6, isolation="bubblewrap")
     tuned = make_run(tmp_path / "tuned", [[OK]] * 6, model=TUNED, isolation="bubblewrap")

@@ -63,6 +63,13 @@ def recorded(given: EvalOptions) -> dict[str, Any]:
     return run_record(given, suite, chosen(suite, given), setting(given, suite))
 
 
+def test_the_run_keeps_the_prompts_that_its_adapter_was_trained_on(tmp_path: Path, adapter: Adapter) -> None:
+    known = adapter("known", system_prompts=["0123456789abcdef"])
+    for folder, kept in ((known, ["0123456789abcdef"]), (adapter("older"), None)):
+        given = options(tmp_path / "run", f"local:tiny+{folder}")
+        assert recorded(given)["trained_prompts"] == kept
+
+
 def test_the_run_says_which_adapter_the_server_runs(tmp_path: Path, adapter: Adapter) -> None:
     folder = adapter()
     with FaultServer(lambda body, seen: said(FINAL, usage=None)) as server:

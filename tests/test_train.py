@@ -247,3 +247,14 @@ def test_training_refuses_a_prompt_that_is_not_what_ran(tmp_path: Path, tiny_bas
     changed = dataclasses.replace(found.with_turns(ran), messages=edited)
     with pytest.raises(UserError, match="4 prompts render otherwise"):
         train_sft(write_dataset(tmp_path / "b", [changed]), tmp_path / "out", TrainConfig(base=str(tiny_base)))
+
+
+def test_every_setting_is_a_flag_with_the_same_default() -> None:
+    import inspect
+
+    from repo_agent.cli.training import train
+
+    flags = {name: one.default for name, one in inspect.signature(train).parameters.items()}
+    for name, field in TrainConfig.model_fields.items():
+        assert name in flags, f"--{name.replace('_', '-')} is missing"
+        assert flags[name] == (inspect.Parameter.empty if field.is_required() else field.default), name

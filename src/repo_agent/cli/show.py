@@ -179,6 +179,7 @@ class Show:
                 ("turns", _counts(result["turns"])),
                 ("kept", f"{result['kept']} rows pass the gates that need neither split nor texts nor tokens"),
                 ("raw text unknown", result["raw_unknown"]),
+                *([("schema unchecked", _counts(result["unchecked"]))] if result["unchecked"] else []),
             ]
         )
         for problem in result["problems"]:

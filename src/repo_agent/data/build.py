@@ -249,6 +249,7 @@ class _Made:
             "reconstructed": bool(tally.figures["reconstructed"]),
             "counts": {name: value for name, value in self.counts().items() if name != "problems"},
             "unseen_unknown": tally.figures["unseen_unknown"],
+            "unchecked": tally.figures["unchecked"],
             "prompts_as_they_ran": tally.proof.line(),
             "near_duplicates": options.near and dict(options.near),
         }

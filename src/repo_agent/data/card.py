@@ -53,6 +53,7 @@ def _head(record: Mapping[str, Any]) -> str:
         ("trained tokens lost to the longest row allowed", _lost(counts["lost_tokens"])),
         ("gates", ", ".join(name if on is True else f"{name} {on}" for name, on in record["gates"].items())),
         ("writes of files that the model may not have seen", f"unknown for {unknown} rows" if unknown else "none kept"),
+        ("rows whose call was not checked in full", record["unchecked"]),
         ("trajectories that name a home folder", f"{counts['homes']}{' (--rewrite-home)' if counts['homes'] else ''}"),
         ("reconstructed", "yes: texts were changed" if record["reconstructed"] else "no"),
     ]

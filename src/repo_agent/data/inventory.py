@@ -22,13 +22,15 @@ LEFT_OUT = ("split", *sorted(READ_TEXTS), LAST)
 def inventory(paths: Sequence[Path], tools: str | Path | None = None) -> dict[str, Any]:
     """Runs, passes, runs that nobody marked, turns by class, and `kept`: the turns that pass every gate but `LEFT_OUT`.
 
-    `problems` lists damaged files, `raw_unknown` counts turns whose raw text was not recorded. Raises UserError.
+    `problems` lists damaged files, `raw_unknown` counts turns whose raw text was not recorded, `unchecked` calls by the
+    keyword of their tool's schema that would have taken too long to check. Raises UserError.
     """
     registries = Registries(load_tools(str(tools)) if tools else None)
     settings, context = GateSettings().without(LEFT_OUT), GateContext(None, Texts())
     turns: Counter[str] = Counter()
     kept: Counter[str] = Counter()
     runs: Counter[bool | None] = Counter()
+    unchecked: Counter[str] = Counter()
     problems: list[str] = []
     raw_unknown, unjudged = 0, list[Path]()
     for _, trace, found in iter_traces(paths):
@@ -42,6 +44,7 @@ def inventory(paths: Sequence[Path], tools: str | Path | None = None) -> dict[st
             turns.update(turn.turn_class for turn in gated.turns)
             kept[gated.contract.hash] += len(gated.kept)
             raw_unknown += sum(turn.raw_unknown for turn in gated.turns)
+            unchecked.update(what for turn in gated.turns for what in turn.unchecked)
     return {
         "runs": runs.total(),
         "passed": runs[True],
@@ -49,6 +52,7 @@ def inventory(paths: Sequence[Path], tools: str | Path | None = None) -> dict[st
         "turns": {name: turns[name] for name in TURN_CLASSES if turns[name]},
         "kept": max(kept.values(), default=0),
         "raw_unknown": raw_unknown,
+        "unchecked": dict(unchecked),
         "problems": [*problems, *_without_schemas(unjudged)],
     }
 

@@ -74,7 +74,7 @@ class Tally:
     """Tool → trained tokens lost with turns that did not fit a row."""
     figures: Counter[str] = field(default_factory=Counter)
     """trajectories, merged_rows, trained_tokens, tokens_steps, tokens_merged, recoveries, finals, unseen_unknown,
-    homes, reconstructed."""
+    unchecked, homes, reconstructed."""
     proof: Proof = field(default_factory=Proof)
 
     @property

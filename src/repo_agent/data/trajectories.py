@@ -60,6 +60,8 @@ class Label(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     redacted: bool
     prompt_ids: tuple[str, str] | None
     """Hash of the prompt's token ids when it ran, and the tokenizer's fingerprint."""
+    unchecked: frozenset[str] = frozenset()
+    """What of the tool's schema would have taken too long to check; see `registry.Checked`."""
     dropped: Dropped | None = None
 
     @property
@@ -184,6 +186,7 @@ def _labels(turns: Sequence[Turn], verdicts: Sequence[Verdict]) -> list[Label]:
                 raw_unknown=turn.text is None or turn.raw_unknown,
                 unseen=turn.unseen,
                 redacted=turn.redacted,
+                unchecked=verdict.unchecked,
                 prompt_ids=turn.prompt_ids,
             )
         )

@@ -123,6 +123,7 @@ class Worker:
             recoveries=sum(turn.after_bad for turn in kept),
             finals=sum(turn.turn_class == "final" for turn in kept),
             unseen_unknown=sum(turn.unseen is None and _may_write(turn) for turn in kept),
+            unchecked=sum(bool(turn.unchecked) for turn in kept),
             reconstructed=trajectory.reconstructed,
             homes=any(names_home(message.content) for message in trajectory.messages[: kept[-1].at + 1]),
         )
