@@ -56,7 +56,6 @@ class Stray:
             return Parsed(fault="json_invalid", error=f"not valid JSON: {error}", lenient=lenient)
         return Parsed(fault="envelope_invalid", error=where, lenient=lenient)
 
-
     @property
     def lenient(self) -> ToolCall | None:
         """What the forgiving parse of the one call gives; None where there is not one."""
