@@ -122,7 +122,8 @@ def _conversation(conversations: Conversations, said: ChatRequest, where: str) -
     """A whole conversation: every assistant message is a turn; its request is all that stands before it."""
     if not any(message.role == "assistant" for message in said.messages):
         raise UserError("a conversation without an assistant message", where, _EACH)
-    conversation = conversations.begin(said)
+    first = next(place for place, message in enumerate(said.messages) if message.role == "assistant")
+    conversation = conversations.begin(said.until(first), protocol="native" if said.native else "json")
     for place, message in enumerate(said.messages):
         if message.role == "assistant":
             functions = [{**call["function"], "id": call.get("id")} for call in message.tool_calls]
@@ -157,7 +158,9 @@ def _played(conversations: Conversations, path: Path, entries: list[dict[str, An
     said = read_request(body)
     if said is None or len(said.messages) != len(entries):
         raise UserError("a message that cannot be read", str(path), "Each entry of the history is an object")
-    conversation = conversations.begin(said, task=path.stem, protocol="native" if native else "sweagent")
+    first = next(place for place, entry in enumerate(entries) if _is_turn(entry))
+    protocol = "native" if native else "sweagent"
+    conversation = conversations.begin(said.until(first), task=path.stem, protocol=protocol)
     for place, (entry, message) in enumerate(zip(entries, said.messages, strict=True)):
         if _is_turn(entry):
             functions = [{**call["function"], "id": call.get("id")} for call in message.tool_calls]
@@ -171,7 +174,7 @@ def _command(entry: dict[str, Any]) -> Judged:
     action = entry.get("action")
     if not isinstance(action, str) or not action.strip():
         return Judged("no_call", error="SWE-agent read no command from it")
-    return Judged("ok", {"name": "bash", "args": {"command": action}}, True)
+    return Judged("ok", [{"name": "bash", "args": {"command": action}}], True)
 
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
