@@ -69,6 +69,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "record": agents.record,
     "import": agents.import_,
     "mark": agents.mark,
+    "tools": agents.tools,
     "eval": runs.eval_,
     "show": runs.show,
     "inventory": data.inventory,

@@ -77,7 +77,8 @@ class Conversations:
         self.open: list[Conversation] = []
         self.tally = Tally()
         self.rollouts = 0
-        self.passed = 0
+        self.passed = self.marked = 0
+        """Rollouts that passed, and those whose outcome is known."""
         self.errors = 0
         self.failed_replies = 0
         self.unrecorded: Counter[str] = Counter()
@@ -159,6 +160,7 @@ class Conversations:
             self.rollouts += bool(conversation.steps)
             self.errors += not conversation.steps
             self.passed += conversation.passed is True and bool(conversation.steps)
+            self.marked += conversation.passed is not None and bool(conversation.steps)
 
     def passes(self, path: str) -> None:
         """Count a request that is not recorded."""
