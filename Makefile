@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/repo-agent
+CLIENTS := .venv-clients
 WORKERS ?= 2
 
-.PHONY: demo test check fix bench files clean
+.PHONY: demo test test-clients check fix bench files clean
 
 demo: $(VENV)/local.done  ## the whole chain on the tiny model, into demo-out/
 	$(RUN) demo $(if $(SEED),--seed $(SEED)) $(if $(OUT),--out $(OUT))
@@ -14,6 +15,14 @@ test: export OMP_NUM_THREADS = 1
 test: $(VENV)/dev.done  ## the quick suite, then the slow one, each on $(WORKERS) workers
 	$(BIN)/pytest -m "not slow" -n $(WORKERS)
 	$(BIN)/pytest -m slow -n $(WORKERS) --dist loadfile
+
+test-clients: $(VENV)/dev.done $(CLIENTS)/done  ## four real clients over the recorder, in an environment of their own
+	$(BIN)/pytest -m slow tests/test_clients.py
+
+$(CLIENTS)/done: tests/clients/requirements.txt
+	$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/pip install --quiet --requirement tests/clients/requirements.txt
+	touch $@
 
 check: $(VENV)/dev.done  ## format, lint, types
 	$(BIN)/ruff format --check .

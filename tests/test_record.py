@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import itertools
 import json
@@ -472,6 +473,14 @@ def test_where_a_request_carries_keys(headers: dict[str, str], url: str, body: d
 
 
 def test_what_a_conversation_is_about_is_no_key() -> None:
+    for name in ("X-Session", "X-Credentials", "Signature", "X-PAT", "X-JWT"):
+        assert secrets_of({name: "correct-horse"}, "http://h/", {}) == {"correct-horse"}
+    for name in ("access_key_id", "accessToken", "X-Amz-Credential", "AWSAccessKeyId"):
+        assert secrets_of({}, f"http://h/?{name}=correct-horse", {}) == {"correct-horse"}
+        assert secrets_of({}, "http://h/", {name: "correct-horse"}) == {"correct-horse"}
+    for before in ("", "a", "me:", "user:"):
+        packed = base64.b64encode(f"{before}{KEY}{before}".encode()).decode()
+        assert redacted(packed, {KEY}).count("[key]") == 1 and packed[8:24] not in redacted(packed, {KEY})
     assert not secrets_of({}, "http://h/", {"messages": [{"key": "correct-horse"}], "tools": [{"key": "an-argument"}]})
 
 
