@@ -25,12 +25,12 @@ from upstream import Upstream, said, upstream
 
 from repo_agent.data.build import BuildOptions, build
 from repo_agent.data.inventory import inventory
-from repo_agent.data.splits import RecordedSplit
 from repo_agent.errors import UserError
 from repo_agent.record.secrets import bare, secrets_of
 from repo_agent.record.serve import RecordOptions, serve
 from repo_agent.redact import redacted
 from repo_agent.traces.read import read_trace, read_traces
+from repo_agent.traces.splits import RecordedSplit
 from repo_agent.traces.trace import Trace
 
 pytest.importorskip("aiohttp")

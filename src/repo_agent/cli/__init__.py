@@ -70,6 +70,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "import": agents.import_,
     "mark": agents.mark,
     "eval": runs.eval_,
+    "replay": runs.replay,
     "show": runs.show,
     "inventory": data.inventory,
     "build": data.build,

@@ -29,7 +29,6 @@ from repo_agent.data.dataset import (
 from repo_agent.data.export import check_exports, export
 from repo_agent.data.gates import FIRST, Funnel, GateSettings, funnel_of
 from repo_agent.data.pool import OnProgress, worked
-from repo_agent.data.splits import TaskSplit, agreed_split
 from repo_agent.data.tally import Tally
 from repo_agent.data.tokens import refuse_what_differs
 from repo_agent.data.work import Job, Part
@@ -38,10 +37,12 @@ from repo_agent.files import new_directory
 from repo_agent.messages import text_hash
 from repo_agent.protocols.contract import Contract
 from repo_agent.traces.read import find_traces, run_folder
+from repo_agent.traces.splits import TaskSplit, agreed_split
 
 _FOLDERS = re.compile(r"(?<![\w/.])(?:~|\.\.?)?/(?!/)[^\s+@=]*/")
 """The folders of an absolute path, or of one that begins with ~ or a dot; no part of a URL or of a hub name."""
 _PROMPTS_SHOWN = 20
+NO_SPLIT = "Give --suite, or --hold-out to hold tasks out now, or --no-split to train on everything"
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def build(
     check_exports(options.exports)
     traces = find_traces(options.paths)
     _check_names(traces)
-    split = None if options.no_split or not traces else agreed_split(traces, options.suite_split)
+    split = None if options.no_split or not traces else agreed_split(traces, options.suite_split, NO_SPLIT)
     job = Job(
         settings=options.settings,
         train=None if split is None else frozenset(split.train),

@@ -13,7 +13,7 @@ from repo_agent.errors import UserError
 from repo_agent.evaluate.arms import Arm, load_arm, shown
 from repo_agent.traces.store import TOOLS
 
-SAME_IN_ALL_ARMS = ("suite_hash", "tasks", "rollouts", "seed", "protocol", "limits", "sampling", "isolated_io")
+SAME_IN_ALL_ARMS = ("kind", "suite_hash", "tasks", "rollouts", "seed", "protocol", "limits", "sampling", "isolated_io")
 
 
 def load_arms(run_dirs: Sequence[Path]) -> tuple[Arm, ...]:

@@ -38,20 +38,19 @@ class RecordedSplit:
         return frozenset(self.train), frozenset(self.held_out)
 
 
-def agreed_split(traces: Iterable[Path], suite: TaskSplit | None) -> RecordedSplit:
+def agreed_split(traces: Iterable[Path], suite: TaskSplit | None, remedy: str) -> RecordedSplit:
     """The split of all runs that the traces are in, and of the suite where given. Recorded and imported runs have none.
 
     Runs of several suites are joined where their task ids are disjoint. Raises UserError where two runs share tasks
-    and disagree on them, or none records a split.
+    and disagree on them, or, with the `remedy` given, one or all record none.
     """
     folders = dict.fromkeys(folder for trace in traces if (folder := run_folder(trace)))
     runs = [RunDir(folder) for folder in folders]
-    found = {str(run.path): _recorded(run) for run in runs if suite is None or "train" in run.record}
+    found = {str(run.path): _recorded(run, remedy) for run in runs if suite is None or "train" in run.record}
     if suite is not None:
         found["--suite"] = RecordedSplit(suite.train, suite.held_out)
     if not found:
-        remedy = "Give --suite to know what is held out, or --no-split to train on everything"
-        raise UserError("these traces record no split", "build", remedy)
+        raise UserError("these traces record no split", "these runs", remedy)
     apart: dict[str, RecordedSplit] = {}
     for where, split in found.items():
         shared = [other for other, known in apart.items() if known.tasks & split.tasks]
@@ -74,10 +73,9 @@ def _refuse(first: str, known: RecordedSplit, where: str, split: RecordedSplit) 
     raise UserError(what, where, "Join suites whose task ids are disjoint, or build each by itself")
 
 
-def _recorded(run: RunDir) -> RecordedSplit:
+def _recorded(run: RunDir, remedy: str) -> RecordedSplit:
     record = run.record
     try:
         return RecordedSplit(tuple(record["train"]), tuple(record["held_out"]))
     except (KeyError, TypeError) as error:
-        remedy = "Give a run that `repo-agent eval` made, or --no-split"
         raise UserError("its run.json records no split", str(run.path), remedy) from error
