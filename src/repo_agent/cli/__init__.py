@@ -66,6 +66,7 @@ def demo(
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
+    "serve": agents.serve,
     "record": agents.record,
     "import": agents.import_,
     "mark": agents.mark,

@@ -22,6 +22,8 @@ NEEDED = (
     "train"
 ).split()
 """Keys of run.json without which a run is no evidence."""
+RECORDED = ("record", "import")
+"""Kinds of runs that another agent played."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,8 @@ class Arm:
     path: Path
     record: Mapping[str, Any]
     rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+    """What was left out of it, and what else to say beside its figures."""
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -73,6 +77,8 @@ class Arm:
     @cached_property
     def pending(self) -> tuple[tuple[str, int], ...]:
         """(task, rollout number) pairs without a whole trace."""
+        if self.recorded:
+            return ()
         done = {(row.task, row.rollout) for row in self.rows}
         return tuple((t, k) for t in self.tasks for k in range(rollouts_of(self.record, t)) if (t, k) not in done)
 
@@ -84,6 +90,11 @@ class Arm:
     def replayed(self) -> bool:
         """Whether each rollout is one next call in a recorded context."""
         return self.record.get("kind") == "replay"
+
+    @property
+    def recorded(self) -> bool:
+        """Whether another agent played: then nothing is pending."""
+        return str(self.record.get("kind", "")).partition(":")[0] in RECORDED
 
     @property
     def graded(self) -> bool:
@@ -157,9 +168,13 @@ def load_arm(run_dir: Path) -> Arm:
     if missing:
         raise UserError(f"lacks {', '.join(missing)}", str(run_dir / RECORD), "Run `repo-agent eval` again")
     wanted = {(task, k) for task in record["tasks"] for k in range(rollouts_of(record, task))}
-    rows = [_row(raw, run_dir) for raw in run.rows()]
-    whole = tuple(row for row in rows if (row.task, row.rollout) in wanted)
+    whole = tuple(row for row in rows_of(run) if (row.task, row.rollout) in wanted)
     return Arm(record["arm"], run_dir, {**_played(run_dir, whole), **record}, whole)
+
+
+def rows_of(run: RunDir) -> tuple[Row, ...]:
+    """The whole rollouts of a run directory."""
+    return tuple(_row(raw, run.path) for raw in run.rows())
 
 
 def rollouts_of(record: Mapping[str, Any], task: str) -> int:

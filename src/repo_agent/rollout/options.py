@@ -90,9 +90,6 @@ def check(options: EvalOptions) -> None:
     if options.constrain and protocol_named(options.protocol).schema(default_registry()) is None:
         what = f"a reply of the protocol {options.protocol} is more than one JSON value"
         raise UserError(what, "--constrain", "Use --protocol json")
-    if options.protocol == "native" and parts(options.model)[0] == "local":
-        what = "in native the server makes and reads the calls, and a local model has no server"
-        raise UserError(what, "--protocol", "Use hermes, the same format in the model's own text")
     if options.model == "oracle" and Budget(options.budget_usd, options.budget_tokens).limited:
         raise UserError("the oracle spends nothing", "--budget-usd, --budget-tokens", "Leave the budget out")
 

@@ -80,6 +80,18 @@ def adapter_keys(options: Played, trained: RunRecord | None) -> dict[str, Any]:
     }
 
 
+def served_adapter(folder: Path) -> dict[str, Any]:
+    """The same keys for an adapter that somebody else's agent is served with, and the contract that it is for."""
+    trained = read_record(folder)
+    known = {"hash": adapter_hash(folder), "train_tasks": trained.train_tasks, "base": trained.base}
+    return {
+        "adapter": {**known, "contract": trained.contract},
+        TRAINED_PROMPTS: trained.system_prompts or None,
+        "adapter_dir": tilde(str(folder)),
+        "base_hash": trained.base_hash,
+    }
+
+
 def adapter_record(options: Played) -> RunRecord | None:
     """What is on record of the adapter that plays; None where none does, or none is known."""
     folder = _folder(options)

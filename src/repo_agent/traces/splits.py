@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from repo_agent.errors import UserError
-from repo_agent.traces.read import run_folder
+from repo_agent.messages import text_hash
+from repo_agent.traces.read import read_first, read_trace, run_folder
 from repo_agent.traces.store import RunDir
 
 
@@ -38,6 +40,44 @@ class RecordedSplit:
         return frozenset(self.train), frozenset(self.held_out)
 
 
+def held_out_now(traces: Iterable[Path], wanted: str) -> RecordedSplit:
+    """A split of recorded tasks: whole groups, in the order of their hashes, so that the same traces give the same.
+
+    `wanted` is a number of groups, or a share such as 30%. Raises UserError for another form, or where one side would
+    be empty.
+    """
+    groups: dict[str, list[str]] = {}
+    for trace in traces:
+        task, group = _first_words(trace)
+        groups.setdefault(group, [])
+        groups[group] += [task] if task not in groups[group] else []
+    ranked = sorted(groups, key=text_hash)
+    count = _how_many(wanted, len(ranked))
+    if not 0 < count < len(ranked):
+        what = f"holds out {count} of {len(ranked)} groups of tasks, and one side would be empty"
+        raise UserError(what, f"--hold-out {wanted}", "Hold out fewer, or record more tasks")
+    sides = ranked[count:], ranked[:count]
+    train, held_out = (tuple(sorted(task for group in side for task in groups[group])) for side in sides)
+    return RecordedSplit(train, held_out)
+
+
+def _how_many(wanted: str, groups: int) -> int:
+    number, percent = wanted.removesuffix("%"), wanted.endswith("%")
+    if not number.isdecimal():
+        raise UserError("is no number of groups and no share", f"--hold-out {wanted}", "Give 8, or 30%")
+    return math.ceil(int(number) * groups / 100) if percent else int(number)
+
+
+def _first_words(trace: Path) -> tuple[str, str]:
+    """Task and group of a trace of any shape."""
+    try:
+        start = read_first(trace)
+    except UserError:
+        whole = read_trace(trace)
+        return whole.task, whole.group
+    return start.task, start.group
+
+
 def agreed_split(traces: Iterable[Path], suite: TaskSplit | None, remedy: str) -> RecordedSplit:
     """The split of all runs that the traces are in, and of the suite where given. Recorded and imported runs have none.
 
@@ -63,6 +103,11 @@ def agreed_split(traces: Iterable[Path], suite: TaskSplit | None, remedy: str) -
         tuple(task for split in apart.values() for task in split.train),
         tuple(task for split in apart.values() for task in split.held_out),
     )
+
+
+def has_split(run: Path) -> bool:
+    """Whether a run directory says which tasks are held out."""
+    return "train" in RunDir(run).record
 
 
 def _refuse(first: str, known: RecordedSplit, where: str, split: RecordedSplit) -> None:
