@@ -1,7 +1,7 @@
 """Recorded runs as arms: what their traces say stands in for run.json, since nobody told the recorder what was run.
 
 Two such arms did the same work where their tools and protocol are the same and their task ids match. Tasks that only
-one of them has are left out, and so are those that an adapter among them was trained on; both are said.
+one of them has are left out, and so are those that are not held out from an adapter among them; both are said.
 """
 
 from __future__ import annotations
@@ -67,26 +67,34 @@ def _common(values: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def matched(arms: Sequence[Arm]) -> list[Arm]:
-    """The arms on the tasks that all of them have and none was trained on; each says what was left out.
+    """The arms on the held-out tasks that all of them have; each says what was left out.
 
     Raises UserError where no task is left.
     """
     shared = set.intersection(*(set(arm.tasks) for arm in arms))
-    trained = {task for arm in arms for task in arm.leaked_tasks}
-    kept = [task for task in arms[0].tasks if task in shared - trained]
+    seen = {task for arm in arms for task in shared if not _held_out(arm, task)}
+    kept = [task for task in arms[0].tasks if task in shared - seen]
     if not kept:
-        what = "have no task in common" if not shared else f"share {len(shared)} tasks, all trained on"
+        what = "have no task in common" if not shared else f"share {len(shared)} tasks, none of them held out"
         remedy = "Play the same tasks with both, held out of the dataset (build --hold-out); see --task-from"
         raise UserError(what, ", ".join(shown(arm.path) for arm in arms), remedy)
-    notes = _notes(arms, shared, trained)
+    notes = _notes(arms, shared, seen)
     return [_on(arm, kept, notes if arm is arms[0] else ()) for arm in arms]
 
 
-def _notes(arms: Sequence[Arm], shared: set[str], trained: set[str]) -> tuple[str, ...]:
+def _held_out(arm: Arm, task: str) -> bool:
+    """Whether a task was kept from the adapter of an arm. Those of the other side of a dataset's split were not, also
+    where none of their rows was kept: a base's rollouts that passed decide that, so they would be the hard ones."""
+    adapter = arm.record.get("adapter") or {}
+    held_out = adapter.get("held_out")
+    return task not in (adapter.get("train_tasks") or ()) if held_out is None else task in held_out
+
+
+def _notes(arms: Sequence[Arm], shared: set[str], seen: set[str]) -> tuple[str, ...]:
     alone = {arm.name: len(set(arm.tasks) - shared) for arm in arms}
     lines = [f"Left out: {count} tasks that only {name} has." for name, count in alone.items() if count]
-    if leaked := len(shared & trained):
-        lines.append(f"Left out: {leaked} tasks that an adapter among the arms was trained on.")
+    if seen:
+        lines.append(f"Left out: {len(seen)} tasks that are not held out of the data of an adapter among the arms.")
     settings = {arm.name: arm.record["sampling"] for arm in arms}
     if len({str(sorted(one.items())) for one in settings.values()}) > 1:
         lines.append(f"Sampling differs: {', '.join(f'{name} {one}' for name, one in settings.items())}.")

@@ -85,7 +85,7 @@ def served_adapter(folder: Path) -> dict[str, Any]:
     trained = read_record(folder)
     known = {"hash": adapter_hash(folder), "train_tasks": trained.train_tasks, "base": trained.base}
     return {
-        "adapter": {**known, "contract": trained.contract},
+        "adapter": {**known, "contract": trained.contract, "held_out": trained.held_out},
         TRAINED_PROMPTS: trained.system_prompts or None,
         "adapter_dir": tilde(str(folder)),
         "base_hash": trained.base_hash,
