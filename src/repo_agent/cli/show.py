@@ -155,6 +155,9 @@ class Show:
             self.table([{"task": one["task"], "untouched": one["what"]} for one in result["unproven"]])
         if result["odd"]:
             self.table(result["odd"])
+        if result["warnings"]:
+            self._out.print("warnings; they change nothing of what was graded:")
+            self.table([{"task": one["task"], "warning": one["what"]} for one in result["warnings"]])
 
     def run(self, out: Path, result: dict[str, Any]) -> None:
         turns, cost = result["turns"], result["cost_usd"]
