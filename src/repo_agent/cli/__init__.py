@@ -66,11 +66,13 @@ def demo(
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
+    "serve": agents.serve,
     "record": agents.record,
     "import": agents.import_,
     "mark": agents.mark,
     "tools": agents.tools,
     "eval": runs.eval_,
+    "replay": runs.replay,
     "show": runs.show,
     "inventory": data.inventory,
     "build": data.build,
