@@ -165,6 +165,16 @@ def test_native_calls_come_in_as_text_and_go_back_as_they_were() -> None:
     assert free.raw_unknown and PROTOCOLS["hermes"].parse(free.text).call == ToolCall("read_file", json.loads(spaced))
 
 
+def test_the_older_call_and_content_in_parts_are_read() -> None:
+    older = {"role": "assistant", "content": None, "function_call": {"name": "read_file", "arguments": '{"x": 1}'}}
+    thought = [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}, {"type": "text", "text": "Done."}]
+    parts = {"role": "assistant", "content": thought}
+    with FaultServer(lambda body, seen: {"choices": [{"message": older if body["seed"] == 4 else parts}]}) as server:
+        first, second = (reply(server, ask(seed, tools=REGISTRY.schemas())) for seed in (4, 5))
+    assert PROTOCOLS["native"].parse(first.text).call == ToolCall("read_file", {"x": 1}) and first.raw_unknown
+    assert PROTOCOLS["native"].parse(second.text).final == {"type": "final", "summary": "Done."}
+
+
 def test_several_calls_are_answered_each_and_broken_ones_stay_text() -> None:
     native = PROTOCOLS["native"]
     with FaultServer(lambda body, seen: said("two", [("a", "{}"), ("b", "{}")])) as server:

@@ -11,7 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 Script = Callable[[dict[str, Any]], dict[str, Any]]
-"""From a request's body to `{"text", "calls", "finish", "status", "body", "pause", "cut"}`, all optional."""
+"""From a request's body to `{"text", "calls", "ids", "finish", "status", "body", "pause", "cut"}`, all optional, or to
+a `raw` body."""
 
 
 def said(text: str = "", calls: Sequence[tuple[str, Any]] = (), **more: Any) -> dict[str, Any]:
@@ -113,7 +114,11 @@ class _Handler(BaseHTTPRequestHandler):
 def completion(reply: dict[str, Any]) -> dict[str, Any]:
     """A whole chat completion."""
     calls = [
-        {"id": f"call_{n}", "type": "function", "function": {"name": name, "arguments": arguments}}
+        {
+            "id": f"{reply.get('ids', 'call_')}{n}",
+            "type": "function",
+            "function": {"name": name, "arguments": arguments},
+        }
         for n, (name, arguments) in enumerate(reply.get("calls", ()))
     ]
     message = {"role": "assistant", "content": reply.get("text") or None, **({"tool_calls": calls} if calls else {})}
@@ -130,7 +135,12 @@ def chunks(reply: dict[str, Any]) -> Iterator[bytes]:
             yield _event({"content": word if word is reply["text"].split(" ")[0] else " " + word})
     for n, (name, arguments) in enumerate(reply.get("calls", ())):
         half = len(arguments) // 2
-        head = {"index": n, "id": f"call_{n}", "type": "function", "function": {"name": name, "arguments": ""}}
+        head = {
+            "index": n,
+            "id": f"{reply.get('ids', 'call_')}{n}",
+            "type": "function",
+            "function": {"name": name, "arguments": ""},
+        }
         yield _event({"tool_calls": [head]})
         for piece in (arguments[:half], arguments[half:]):
             yield _event({"tool_calls": [{"index": n, "function": {"arguments": piece}}]})

@@ -105,8 +105,12 @@ class ControlTokens:
     def _without(self, message: Message) -> Message:
         hidden = self.hide_value
         if message.tool_calls:
-            calls = tuple(ToolCall(hidden(call.name), hidden(call.args)) for call in message.tool_calls)
+            calls = tuple(
+                ToolCall(hidden(call.name), hidden(call.args), id=hidden(call.id)) for call in message.tool_calls
+            )
             message = replace(message, tool_calls=calls)
+        if message.tool_call_id:
+            message = replace(message, tool_call_id=hidden(message.tool_call_id))
         if self.spelt(message.content) or self.spelt(message.role):
             message = replace(message, role=hidden(message.role), content=hidden(message.content))
         return message
