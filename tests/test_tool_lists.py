@@ -135,9 +135,11 @@ def made(random: random.Random) -> tuple[dict[str, Any], dict[str, Any]]:
     return schema, {name: random.choice(VALUES) for name in random.sample([*NAMES, "d"], random.randint(0, 3))}
 
 
-def test_ten_thousand_calls_are_valid_exactly_where_jsonschema_says_so() -> None:
-    maker, valid = random.Random(9), 0
-    for _ in range(10_000):
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_calls_are_valid_exactly_where_jsonschema_says_so(count: int) -> None:
+    maker, valid = random.Random(count), 0
+    for _ in range(count):
         schema, args = made(maker)
         closed = {"unevaluatedProperties": False, **schema}
         if "additionalProperties" in schema:
@@ -146,7 +148,7 @@ def test_ten_thousand_calls_are_valid_exactly_where_jsonschema_says_so() -> None
         result = Registry.from_openai([function(schema)]).checked(ToolCall("odd", args))
         assert (result.fault is None, result.unchecked) == (expected, frozenset()), (schema, args, result)
         valid += expected
-    assert 1_000 < valid < 9_000
+    assert 0.1 < valid / count < 0.9
 
 
 ENTRIES = st.recursive(
