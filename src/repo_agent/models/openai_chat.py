@@ -14,10 +14,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from repo_agent.errors import InfraError, UserError
+from repo_agent.keys import key_for, without_key
 from repo_agent.messages import Message, Usage, spoken
 from repo_agent.models import LARGE, Ask, Completion, Request, Sampling, Served
 from repo_agent.models.canary import WAYS, prove
-from repo_agent.models.keys import key_for, without_key
 from repo_agent.models.retry import Patience, Transient, persistently, retry_after
 
 LIST_SECONDS = 30.0

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import pydantic
 
 from repo_agent.errors import UserError
+from repo_agent.train.together_config import TogetherConfig
 
 
 class TrainConfig(pydantic.BaseModel):
@@ -35,6 +36,9 @@ class TrainConfig(pydantic.BaseModel):
     batch_tokens: int | None = pydantic.Field(None, ge=1)
     """The most tokens, padding included, in one forward pass of more than one row. None: 8192 on a GPU, 1024 on the
     CPU, where a pass without padding is faster (its attention needs no mask and skips the upper triangle)."""
+
+    together: TogetherConfig = TogetherConfig()
+    """Of `--backend together` alone."""
 
 
 def make_config(**settings: Any) -> TrainConfig:
