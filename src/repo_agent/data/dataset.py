@@ -152,7 +152,6 @@ def _label(record: Mapping[str, Any], messages: list[Message]) -> Label:
         raw_unknown=False,
         unseen=None,
         redacted=False,
-        unchecked=frozenset(),
         prompt_ids=(ids[0], ids[1]) if ids else None,
         dropped=None if kept else Dropped(record["gate"], ""),
     )

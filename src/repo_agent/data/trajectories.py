@@ -58,10 +58,10 @@ class Label(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     unseen: tuple[str, ...] | None
     """What a write kept or took away unseen; None where that is unknown."""
     redacted: bool
-    unchecked: frozenset[str]
-    """What of the tool's schema would have taken too long to check; see `registry.Checked`."""
     prompt_ids: tuple[str, str] | None
     """Hash of the prompt's token ids when it ran, and the tokenizer's fingerprint."""
+    unchecked: frozenset[str] = frozenset()
+    """What of the tool's schema would have taken too long to check; see `registry.Checked`."""
     dropped: Dropped | None = None
 
     @property
