@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,12 @@ class Show:
     def line(self, text: str) -> None:
         """One plain line."""
         self._err.print(escape(text), soft_wrap=True)
+
+    def asking(self) -> Callable[[str], bool] | None:
+        """What puts a question to the user; None where nobody is there to answer."""
+        if self.quiet or not sys.stdin.isatty():
+            return None
+        return lambda question: self._err.input(f"{escape(question)} (y/N) ").strip().lower() in ("y", "yes")
 
     @contextmanager
     def bar(self, label: str, *, of_bytes: bool = False) -> Iterator[Bar]:

@@ -13,18 +13,23 @@ from repo_agent.train.record import RunRecord
 OnStep = Callable[[int, int, float], None]
 """Told after each optimizer step: the step, how many there are, and its loss."""
 Backend = Callable[..., RunRecord]
-"""`(dataset, out, config, on_step, **more)`: trains on a dataset directory and writes the adapter directory `out`."""
+"""`(dataset, out, config, on_step, *, resume, ask, say)`: trains on a dataset directory and writes the adapter directory
+`out`. `ask` puts a question to the user, None where nobody is there; `say` tells what goes on, a line at a time."""
 
 
-def local(dataset: Path, out: Path, config: TrainConfig, on_step: OnStep | None = None, **more: Any) -> RunRecord:
+def local(
+    dataset: Path, out: Path, config: TrainConfig, on_step: OnStep | None = None, *, resume: bool = False, **_: Any
+) -> RunRecord:
     """TRL and PEFT on this machine."""
     from repo_agent.train.local import train_sft
 
-    return train_sft(dataset, out, config, on_step, **more)
+    if resume:
+        raise UserError("local training is not resumed", "--resume", "Leave it out")
+    return train_sft(dataset, out, config, on_step)
 
 
 def together(dataset: Path, out: Path, config: TrainConfig, on_step: OnStep | None = None, **more: Any) -> RunRecord:
-    """A fine-tuning job at Together."""
+    """A fine-tuning job at Together; see its options `resume`, `ask` and `say`."""
     from repo_agent.train.together import train_together
 
     return train_together(dataset, out, config, on_step, **more)

@@ -47,5 +47,6 @@ def make_config(**settings: Any) -> TrainConfig:
         return TrainConfig(**settings)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        flag = "--" + ".".join(str(part) for part in first["loc"]).replace("_", "-")
+        flag = "--" + "-".join(map(str, first["loc"][:2])).replace("_", "-")
+        flag = flag.replace("--together-budget", "--budget")
         raise UserError(f"{first['msg']}, got {first['input']!r}", flag, "See repo-agent train --help") from error

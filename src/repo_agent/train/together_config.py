@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import pydantic
 
@@ -14,7 +14,7 @@ class TogetherConfig(pydantic.BaseModel):
 
     model: str | None = None
     """The base's name at Together; None: the same name as `--base`, which must then be no folder of this machine."""
-    batch_size: int | Literal["max"] | None = None
+    batch_size: Annotated[int, pydantic.Field(ge=1)] | Literal["max"] | None = None
     """Packed rows an optimizer step; `max` is the most that Together allows for this model. None: `--batch-size`,
     moved into what Together allows."""
     packing: bool = True

@@ -63,7 +63,7 @@ def refuse(found: Preview, accept_labels: bool, where: str) -> None:
         raise UserError(what, where, "Is --base the very model that --together-model names, with its chat template?")
     if found.labels and not accept_labels:
         what = f"Together puts the loss on other tokens in {len(found.labels)} of {found.rows} previewed rows"
-        remedy = "Train locally, or add --accept-labels if these tokens may have that loss"
+        remedy = "Train locally, or add --together-accept-labels if these tokens may have that loss"
         raise UserError(f"{what}; {found.labels[0]}", where, remedy)
 
 

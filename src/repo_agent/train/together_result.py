@@ -86,7 +86,7 @@ def _record(source: Source, follower: Follower, job: Job, price: float | None) -
         rows=len(upload.rows),
         dropped_too_long=upload.too_long,
         lost_tokens=dict(upload.lost),
-        system_prompts=[one["hash"] for one in record.get("prompts", [])],
+        system_prompts=[one["hash"] for one in record["prompts"]],
         prompts=upload.proof.to_dict(),
         tokens=upload.tokens,
         trained_tokens=upload.trained,
