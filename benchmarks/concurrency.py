@@ -4,7 +4,7 @@
 
 Every part runs in a process of its own against the same scripted server (another process): `bare` sends, for as many
 conversations at once, just the requests that a rollout sends, with a default AsyncOpenAI client; `ours` plays as many
-rollouts through `run_rollouts`: workspaces, tools, verdicts and traces on disk. Tests are off: `--tests never`, and the
+rollouts through `play_all`: workspaces, tools, verdicts and traces on disk. Tests are off: `--tests never`, and the
 grade at the end is put in by `Setting.grade` without running anything; all else of a rollout is as `eval` has it.
 
 Processor time is that of the whole process, threads too, over all conversations, after one that does not count; for
@@ -38,8 +38,8 @@ from repo_agent.models import Completion, Request, Sampling
 from repo_agent.models.openai_chat import OpenAIChat
 from repo_agent.models.scripted import Scripted
 from repo_agent.protocols import PROTOCOLS
-from repo_agent.rollout.episode import Setting
-from repo_agent.rollout.runner import allow_files, run_rollouts
+from repo_agent.rollout.episode import Setting, play_all
+from repo_agent.rollout.runner import allow_files
 from repo_agent.sandbox.isolate import Isolation
 from repo_agent.sandbox.results import Grade
 from repo_agent.tasks.micro import micro_suite
@@ -106,7 +106,7 @@ async def roll(tasks: list[Task], rollouts: int, jobs: int, model: Callable[[], 
     folder = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, folder)
     run = RunDir.open(Path(folder, "run"), {"benchmark": True})
-    await run_rollouts(tasks, rollouts, lambda task, number: model(), setting(), run, jobs)
+    await play_all(tasks, rollouts, lambda task, number: model(), setting(), run, jobs)
     assert len(run.write_index()) == rollouts * len(tasks)
 
 

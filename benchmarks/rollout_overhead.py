@@ -24,8 +24,8 @@ from repo_agent.messages import ToolCall
 from repo_agent.models import Model, Sampling
 from repo_agent.models.scripted import Scripted
 from repo_agent.protocols import PROTOCOLS
-from repo_agent.rollout.episode import Setting
-from repo_agent.rollout.runner import Watch, run_rollouts
+from repo_agent.rollout.episode import Setting, play_all
+from repo_agent.rollout.runner import Watch
 from repo_agent.sandbox.canary import choose
 from repo_agent.sandbox.workspace import put_files
 from repo_agent.tasks.quixbugs import quixbugs_suite
@@ -51,7 +51,7 @@ def played(tasks: list[Task], setting: Setting, jobs: int) -> float:
     ends = _Failed()
     with tempfile.TemporaryDirectory() as folder:
         run, started = RunDir.open(Path(folder, "run"), {"benchmark": True}), time.perf_counter()
-        asyncio.run(run_rollouts(tasks, 1, lambda task, number: instant(task), setting, run, jobs, watch=ends))
+        asyncio.run(play_all(tasks, 1, lambda task, number: instant(task), setting, run, jobs, watch=ends))
         seconds = time.perf_counter() - started
     assert not ends.failed, f"did not pass: {ends.failed}"
     return seconds

@@ -20,12 +20,12 @@ from repo_agent.models import Sampling
 from repo_agent.models.openai_chat import OpenAIChat
 from repo_agent.models.retry import Patience
 from repo_agent.protocols import PROTOCOLS
-from repo_agent.rollout.episode import Setting
-from repo_agent.rollout.runner import Watch, run_rollouts
+from repo_agent.rollout.episode import Setting, play_all
+from repo_agent.rollout.runner import Watch
 from repo_agent.sandbox.canary import choose
 from repo_agent.tasks.task import Task
 from repo_agent.tools.files import default_registry
-from repo_agent.traces.events import LlmAction, RunEnd
+from repo_agent.traces.events import LlmAction, RunEnd, RunStart
 from repo_agent.traces.read import read_events
 from repo_agent.traces.store import RunDir
 
@@ -73,7 +73,7 @@ def rolled(run: RunDir, folder: str) -> Iterator[tuple[str, list[LlmAction], Run
     for path in sorted((run.path / folder).rglob("*.jsonl")):
         log, _ = read_events(path)
         start, end = log[0], log[-1]
-        assert start.kind == "run_start" and isinstance(end, RunEnd)
+        assert isinstance(start, RunStart) and isinstance(end, RunEnd)
         yield start.task, [event for event in log if isinstance(event, LlmAction)], end
 
 
@@ -88,7 +88,7 @@ def test_200_rollouts_against_every_fault(tmp_path: Path, capsys: pytest.Capture
     async def play(server: FaultServer) -> None:
         model = OpenAIChat("m", server.url, patience)
         try:
-            await run_rollouts(tasks, 1, lambda task, number: model, setting, run, 32, watch=ends)
+            await play_all(tasks, 1, lambda task, number: model, setting, run, 32, watch=ends)
         finally:
             await model.close()
 

@@ -22,9 +22,8 @@ from repo_agent.models.retry import Patience
 from repo_agent.models.tokens import TokenCounter
 from repo_agent.protocols import PROTOCOLS, Protocol
 from repo_agent.protocols.json_object import JsonObject
-from repo_agent.rollout.episode import Setting
+from repo_agent.rollout.episode import Setting, play_all
 from repo_agent.rollout.live import run_eval
-from repo_agent.rollout.runner import run_rollouts
 from repo_agent.sandbox.canary import choose
 from repo_agent.tasks.task import Task
 from repo_agent.tools.files import default_registry
@@ -52,7 +51,7 @@ def rollouts(run: Path, server: FaultServer, shared: Setting, count: int = 1, jo
     async def play() -> None:
         model = OpenAIChat("m", server.url, PATIENT)
         try:
-            await run_rollouts([TASK], count, lambda task, number: model, shared, RunDir.open(run, {}), jobs)
+            await play_all([TASK], count, lambda task, number: model, shared, RunDir.open(run, {}), jobs)
         finally:
             await model.close()
 
@@ -211,7 +210,7 @@ def test_a_long_reply_holds_up_nobody(tmp_path: Path, characters: int, held_up: 
     async def play(url: str) -> None:
         model, ticks = OpenAIChat("m", url, PATIENT), asyncio.create_task(ticking())
         shared, run = setting(Slow(), max_steps=1), RunDir.open(tmp_path / "run", {})
-        await run_rollouts([TASK], 1, lambda task, number: model, shared, run, 1)
+        await play_all([TASK], 1, lambda task, number: model, shared, run, 1)
         ticks.cancel()
         await model.close()
 

@@ -33,6 +33,9 @@ def next_step(verdict: Decision, reference: Arm, tuned: Arm, arms: Sequence[Arm]
         "mixed": _after_mixed,
         "worse": _after_worse,
         "inconclusive": _after_inconclusive,
+        "better_alone": _after_better_alone,
+        "inconclusive_alone": _after_inconclusive,
+        "worse_alone": _after_worse,
     }
     return steps[verdict.label](verdict, reference, tuned)
 
@@ -43,6 +46,11 @@ def _after_better_validity(_: Decision, __: Arm, tuned: Arm) -> str:
     if (metrics.overall(tuned, PASS_RATE) or 0) >= 0.5:
         return "Validity is up and at least half of the rollouts pass: generate preference data with the tuned model."
     return "Validity is up but passes are not: put more varied contexts and stop examples into the training traces."
+
+
+def _after_better_alone(_: Decision, __: Arm, tuned: Arm) -> str:
+    learned = "The schema is learned" if _competent(tuned) else "More calls are valid"
+    return f"{learned}. Whether more tasks are solved is not measured: play rollouts with outcomes (eval, or marks)."
 
 
 def _after_mixed(verdict: Decision, reference: Arm, tuned: Arm) -> str:
@@ -116,7 +124,7 @@ def sentence(verdict: Decision, reference: Arm, tuned: Arm) -> str:
     sides = {name: side for name, side in verdict.sides.items() if side != INCONCLUSIVE}
     said = [_said(name, side, reference, tuned) for name, side in sides.items()]
     if not said:
-        figures = " and ".join(f"{_metric(name)} {_figures(name, reference, tuned)}" for name in DECIDING)
+        figures = " and ".join(f"{_metric(name)} {_figures(name, reference, tuned)}" for name in verdict.sides)
         return f"{verdict.title}: no difference is shown between {tuned.name} and {reference.name}; {figures}."
     joint = " but " if verdict.label == "mixed" else " and "
     colon = ";" if ":" in verdict.title else ":"

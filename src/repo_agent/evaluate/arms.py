@@ -33,7 +33,8 @@ class Row:
     trace: str
     """Path of its trace, relative to the run directory."""
     ended: str
-    passed: bool
+    passed: bool | None
+    """None where nobody knows: a replayed turn, a recorded rollout that was not marked."""
     steps: int
     calls: int
     """Turns in which a call was parsed."""
@@ -78,6 +79,11 @@ class Arm:
     @cached_property
     def pending_by_task(self) -> Counter[str]:
         return Counter(task for task, _ in self.pending)
+
+    @property
+    def graded(self) -> bool:
+        """Whether the outcome of some rollout is known."""
+        return any(row.passed is not None for row in self.rows)
 
     @property
     def classes(self) -> dict[str, int]:

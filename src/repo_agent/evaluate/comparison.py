@@ -13,7 +13,7 @@ from repo_agent.evaluate import advice, metrics
 from repo_agent.evaluate.arms import Arm
 from repo_agent.evaluate.comparable import load_arms
 from repo_agent.evaluate.pairs import Pair, compare_on
-from repo_agent.evaluate.verdict import DECIDING, WORSE, Decision, decide
+from repo_agent.evaluate.verdict import DECIDING, VALIDITY, WORSE, Decision, decide
 from repo_agent.models.resolve import parts
 from repo_agent.tools.verdict import LADDER
 
@@ -143,7 +143,8 @@ def _cheapest(arms: Sequence[Arm], tuned: Arm) -> tuple[Arm | None, str]:
         if waits:
             return None, f"Pending rollouts could still show {arm.name} to be worse than {' or '.join(waits)}."
         faults = [f"{name} on {_named(worse)}" for name, one in decisions.items() if (worse := _worse_on(one))]
-        unmeasured = any(metrics.overall(arm, metric) is None for metric in DECIDING)
+        deciding = DECIDING if any(one.graded for one in arms) else (VALIDITY,)
+        unmeasured = any(metrics.overall(arm, metric) is None for metric in deciding)
         if not faults and not unmeasured:
             return arm, _why(arm, tuned, decisions.get(tuned.name), passed_over)
         passed_over.append(f"{arm.name} is {'worse than ' + ' and '.join(faults) if faults else 'not measured'}")
@@ -165,7 +166,8 @@ def _why(arm: Arm, tuned: Arm, against: Decision | None, passed_over: Sequence[s
     sizes = {_named([metric]): advice.smallest_effect(against, metric) for metric in DECIDING}
     seen = " and ".join(f"{advice.points(size)} of {name}" for name, size in sizes.items() if size is not None)
     least = f"; the smallest effects that would most likely have shown: {seen}" if seen else ""
-    return " ".join([*before, f"{arm.name} is not shown to be worse than {tuned.name} on either{least}."])
+    where = "on either" if len(against.sides) > 1 else "on validity"
+    return " ".join([*before, f"{arm.name} is not shown to be worse than {tuned.name} {where}{least}."])
 
 
 def cost_rank(arm: Arm, arms: Sequence[Arm]) -> int:

@@ -5,7 +5,7 @@ parses, known, arguments, executes
              the ladder: share of scored turns past each rung (executes is validity)
 lenient      share of scored turns in which a forgiving parse finds a call that the schema takes, whether or not it
              then executed: so it stands beside `arguments`, and may lie above validity by failed calls alone
-pass_rate    share of rollouts whose grade is passed
+pass_rate    share of rollouts whose grade is passed, of those whose outcome is known
 mean_calls, mean_steps
              calls and assistant turns a rollout
 """
@@ -51,7 +51,9 @@ def count(row: Row, metric: str) -> tuple[int, int]:
         if metric != "lenient":
             hits = sum(n for name, n in scored.items() if rungs(name) >= _RUNG[metric])
         return hits, sum(scored.values())
-    return {"pass_rate": int(row.passed), "mean_calls": row.calls, "mean_steps": row.steps}[metric], 1
+    if metric == "pass_rate":
+        return int(bool(row.passed)), int(row.passed is not None)
+    return {"mean_calls": row.calls, "mean_steps": row.steps}[metric], 1
 
 
 def overall(arm: Arm, metric: str) -> float | None:
@@ -77,7 +79,8 @@ def all_pass(arm: Arm) -> float | None:
 def _passes(arm: Arm) -> list[tuple[int, int]]:
     """(rollouts, passed) of each task without a pending one."""
     whole = [rows for task, rows in arm.by_task.items() if not arm.pending_by_task[task]]
-    return [(len(rows), sum(row.passed for row in rows)) for rows in whole]
+    known = [[row.passed for row in rows if row.passed is not None] for rows in whole]
+    return [(len(passed), sum(passed)) for passed in known if passed]
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:

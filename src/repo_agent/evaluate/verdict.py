@@ -34,6 +34,12 @@ TABLE: Mapping[tuple[str, str], str] = {
     (WORSE, WORSE): "worse",
 }
 """(validity, pass rate) → label."""
+ALONE: Mapping[str, str] = {
+    BETTER: "better_alone",
+    INCONCLUSIVE: "inconclusive_alone",
+    WORSE: "worse_alone",
+}
+"""Validity → label, where no rollout of either arm has a known outcome: replayed turns, recordings without marks."""
 TITLES: Mapping[str, str] = {
     "better": "Better",
     "better_validity": "Better; pass rate not shown to move",
@@ -41,12 +47,15 @@ TITLES: Mapping[str, str] = {
     "mixed": "Mixed: do not ship",
     "inconclusive": "Inconclusive",
     "worse": "Worse",
+    "better_alone": "Better; pass rate not measured",
+    "inconclusive_alone": "Inconclusive; pass rate not measured",
+    "worse_alone": "Worse; pass rate not measured",
     "too_few_tasks": f"Too few tasks to show anything; {stats.MIN_TASKS} is the least",
     "unfinished": "Unfinished",
     "not_measured": "Not measured",
 }
 """Label → how people read it. The last three come before the table; see `decide`."""
-CONCLUSIONS = frozenset(TABLE.values())
+CONCLUSIONS = frozenset((*TABLE.values(), *ALONE.values()))
 
 
 class Evidence(NamedTuple):
@@ -81,17 +90,23 @@ def decide(a: Arm, b: Arm, compared: Mapping[str, Pair] | None = None) -> Decisi
     """The label of `b` against `a`. The first that applies: under 6 tasks nothing can be shown; pending rollouts that
     could still change the label leave it unfinished; a metric without a value in an arm is not measured; the table."""
     compared = compared or pairs.compare_on(a, b, DECIDING)
-    tests = [(compared[metric].difference, compared[metric].p) for metric in DECIDING]
+    deciding = DECIDING if a.graded or b.graded else (VALIDITY,)
+    tests = [(compared[metric].difference, compared[metric].p) for metric in deciding]
     evidence = [Evidence(difference, p) for difference, p in tests if difference is not None and p is not None]
     if len(a.tasks) < stats.MIN_TASKS:
         return Decision("too_few_tasks", compared, {}, {})
-    if (a.pending or b.pending) and (len(evidence) < len(DECIDING) or len(possible(a, b)) > 1):
+    if (a.pending or b.pending) and (len(evidence) < len(deciding) or len(possible(a, b, deciding)) > 1):
         return Decision("unfinished", compared, {}, {})
-    if len(evidence) < len(DECIDING):
+    if len(evidence) < len(deciding):
         return Decision("not_measured", compared, {}, {})
-    adjusted, sides = holm(*(one.p for one in evidence)), sides_of(*evidence)
-    by_metric = dict(zip(DECIDING, sides, strict=True)), dict(zip(DECIDING, adjusted, strict=True))
-    return Decision(TABLE[sides], compared, *by_metric)
+    sides = sides_of(*evidence)
+    adjusted = holm(*(one.p for one in evidence)) if len(evidence) > 1 else (evidence[0].p,)
+    by_metric = dict(zip(deciding, sides, strict=True)), dict(zip(deciding, adjusted, strict=True))
+    return Decision(_label(sides), compared, *by_metric)
+
+
+def _label(sides: tuple[str, ...]) -> str:
+    return TABLE[sides[0], sides[1]] if len(sides) > 1 else ALONE[sides[0]]
 
 
 def holm(validity: float, pass_rate: float) -> tuple[float, float]:
@@ -104,11 +119,12 @@ def holm(validity: float, pass_rate: float) -> tuple[float, float]:
     return max(first, validity), first
 
 
-def sides_of(validity: Evidence, pass_rate: Evidence) -> tuple[str, str]:
-    """Better, inconclusive or worse, for each of the two."""
+def sides_of(validity: Evidence, pass_rate: Evidence | None = None) -> tuple[str, ...]:
+    """Better, inconclusive or worse, for each of the two; for validity alone where the other is not measured."""
+    if pass_rate is None:
+        return (_side(validity.difference, validity.p),)
     adjusted = holm(validity.p, pass_rate.p)
-    first, second = (_side(one.difference, p) for one, p in zip((validity, pass_rate), adjusted, strict=True))
-    return first, second
+    return tuple(_side(one.difference, p) for one, p in zip((validity, pass_rate), adjusted, strict=True))
 
 
 def _side(difference: float, p: float) -> str:
@@ -117,7 +133,7 @@ def _side(difference: float, p: float) -> str:
     return BETTER if difference > 0 else WORSE
 
 
-def possible(a: Arm, b: Arm) -> set[str]:
+def possible(a: Arm, b: Arm, deciding: tuple[str, ...] = DECIDING) -> set[str]:
     """Every label of the table that `b` may get against `a`, whatever the pending rollouts do within the limits.
 
     Evidence of a metric runs from strongly worse to strongly better and never falls while a task's difference grows:
@@ -127,10 +143,10 @@ def possible(a: Arm, b: Arm) -> set[str]:
     at the other, with nothing shown between, it gives several labels as it is.) Above 15 tasks this holds for the flips
     as drawn.
     """
-    corners = product(*(_ends(pairs.bounds(a, b, metric)) for metric in DECIDING))
-    seen = [sides_of(validity, pass_rate) for validity, pass_rate in corners]
-    ranges = [_between([sides[place] for sides in seen]) for place in (0, 1)]
-    return {TABLE[validity, pass_rate] for validity, pass_rate in product(*ranges)}
+    corners = product(*(_ends(pairs.bounds(a, b, metric)) for metric in deciding))
+    seen = [sides_of(*corner) for corner in corners]
+    ranges = [_between([sides[place] for sides in seen]) for place in range(len(deciding))]
+    return {_label(sides) for sides in product(*ranges)}
 
 
 def _ends(bounds: list[stats.Interval]) -> list[Evidence]:

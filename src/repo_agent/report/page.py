@@ -31,7 +31,7 @@ from repo_agent.traces.events import LlmAction
 from repo_agent.traces.read import read_events
 
 REPORT, DATA = "report.html", "comparison.json"
-TONES = dict.fromkeys(("better", "better_validity", "better_pass_rate"), "better") | dict.fromkeys(
+TONES = dict.fromkeys(("better", "better_validity", "better_pass_rate", "better_alone"), "better") | dict.fromkeys(
     ("mixed", "worse"), "worse"
 )
 """Label → how the page colours it."""

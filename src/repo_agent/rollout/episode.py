@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -16,6 +16,8 @@ from repo_agent.messages import digest
 from repo_agent.models import Model, Sampling
 from repo_agent.models.prices import Prices
 from repo_agent.models.tokens import TokenCounter
+from repo_agent.rollout.meter import Meter, Metered
+from repo_agent.rollout.runner import Play, Watch, run_rollouts
 from repo_agent.sandbox.grade import grade
 from repo_agent.sandbox.isolate import Isolation
 from repo_agent.sandbox.job import TestJob
@@ -27,9 +29,12 @@ from repo_agent.tasks.task import Task, may_write
 from repo_agent.tools.files import read_only
 from repo_agent.tools.registry import Registry
 from repo_agent.traces import events
+from repo_agent.traces.store import RunDir
 from repo_agent.traces.writer import TraceWriter
 
 OnEvent = Callable[[events.Event], None]
+ModelFor = Callable[[Task, int], Model]
+"""The model that plays rollout `number` of a task."""
 Grader = Callable[[Path, TestJob, Isolation], Awaitable[Grade]]
 
 
@@ -58,6 +63,38 @@ class Setting:
     def rollout_seed(self, task: Task, number: int) -> int:
         """The same for every arm: it depends on the run's seed, the task and the rollout's number alone."""
         return int(digest([self.seed, task.id, number]), 16) % 2**31
+
+
+async def play_all(
+    tasks: Sequence[Task],
+    rollouts: int,
+    model_for: ModelFor,
+    setting: Setting,
+    run_dir: RunDir,
+    jobs: int,
+    meter: Meter | None = None,
+    watch: Watch | None = None,
+) -> list[tuple[str, int]]:
+    """Play what is pending of so many rollouts of each task; see `runner.run_rollouts`."""
+    meter, watch = meter or Meter(), watch or Watch()
+    plays = player(tasks, model_for, setting, meter, watch)
+    return await run_rollouts(rollouts_of(tasks, rollouts), plays, run_dir, jobs, meter, watch)
+
+
+def rollouts_of(tasks: Sequence[Task], rollouts: int) -> list[tuple[str, int]]:
+    """In the order of play: each task once before any is played again."""
+    return [(task.id, number) for number in range(rollouts) for task in tasks]
+
+
+def player(tasks: Sequence[Task], model_for: ModelFor, setting: Setting, meter: Meter, watch: Watch) -> Play:
+    """Plays a rollout of one of these tasks; every request is metered."""
+    by_id = {task.id: task for task in tasks}
+
+    def one(task_id: str, number: int, writer: TraceWriter) -> Awaitable[events.RunEnd]:
+        task = by_id[task_id]
+        return play(task, number, Metered(model_for(task, number), meter), setting, writer, watch.event)
+
+    return one
 
 
 async def play(

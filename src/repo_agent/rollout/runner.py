@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import resource
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
 from repo_agent.errors import InfraError, UserError
-from repo_agent.models import Model
-from repo_agent.rollout.episode import Setting, play
-from repo_agent.rollout.meter import Meter, Metered
-from repo_agent.tasks.task import Task
+from repo_agent.rollout.meter import Meter
 from repo_agent.traces import events
 from repo_agent.traces.store import RunDir
+from repo_agent.traces.writer import TraceWriter
 
-ModelFor = Callable[[Task, int], Model]
-"""The model that plays rollout `number` of a task."""
+Rollouts = Sequence[tuple[str, int]]
+"""(task id, rollout number) pairs."""
+Play = Callable[[str, int, TraceWriter], Awaitable[events.RunEnd]]
+"""Plays one rollout into its trace."""
 MAX_ERRORS_IN_ROW = 5
 """After so many failures of ours one after another, or `jobs` where that is more, the run stops: something is wrong
 that retrying will not cure."""
@@ -40,10 +40,8 @@ class Watch:
 
 
 async def run_rollouts(
-    tasks: Sequence[Task],
-    rollouts: int,
-    model_for: ModelFor,
-    setting: Setting,
+    wanted: Rollouts,
+    play: Play,
     run_dir: RunDir,
     jobs: int,
     meter: Meter | None = None,
@@ -54,7 +52,7 @@ async def run_rollouts(
 
     Raises InfraError with the last cause when failures of ours come one after another, StoreError for a full disk.
     """
-    by_id, meter, watch = {task.id: task for task in tasks}, meter or Meter(), watch or Watch()
+    meter, watch = meter or Meter(), watch or Watch()
     most_errors, errors_in_row = max(MAX_ERRORS_IN_ROW, jobs), 0
     taken: list[tuple[str, int]] = []
 
@@ -67,14 +65,13 @@ async def run_rollouts(
             if writer is None:
                 taken.append((task_id, number))
                 continue
-            task = by_id[task_id]
-            end = await play(task, number, Metered(model_for(task, number), meter), setting, writer, watch.event)
+            end = await play(task_id, number, writer)
             errors_in_row = errors_in_row + 1 if end.ended == "error" else 0
             watch.end(task_id, number, end)
             if errors_in_row >= most_errors:
                 raise InfraError("rollouts", f"{errors_in_row} in a row failed by our error; the last: {end.error}")
 
-    async def work_off(wanted: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    async def work_off(wanted: Rollouts) -> list[tuple[str, int]]:
         pending = run_dir.pending(wanted)
         waiting = iter(pending)
         taken.clear()
@@ -83,8 +80,7 @@ async def run_rollouts(
                 group.create_task(work(waiting))
         return list(taken)
 
-    left = await work_off([(task.id, number) for number in range(rollouts) for task in tasks])
-    return await work_off(left)
+    return await work_off(await work_off(wanted))
 
 
 def allow_files(jobs: int) -> None:

@@ -74,7 +74,7 @@ def train_sft(dataset_dir: Path, out: Path, config: TrainConfig, on_step: OnStep
             rows=len(rows),
             dropped_too_long=made.too_long,
             lost_tokens=dict(made.lost),
-            system_prompts=[one["hash"] for one in dataset.record["prompts"]],
+            system_prompts=[one["hash"] for one in dataset.record.get("prompts", ())],
             prompts=made.proof.to_dict(),
             tokens=sum(len(row.input_ids) for row in rows),
             trained_tokens=sum(row.trained for row in rows),
