@@ -165,7 +165,7 @@ class TogetherServer:
         done = status in ("COMPLETED", "FAILED", "INVALID_FORMAT")
         report = ValidationReport.construct(**(made | self.report)) if done else None
         return FileResponse.construct(
-            id=name, bytes=len(self._stored[name]), created_at=0, filename="train.jsonl", file_type="jsonl",
+            id=name, bytes=len(self._stored[name]), created_at=0, filename="train.jsonl", FileType="jsonl",
             object="file", purpose="fine-tune", processing_status=status, validation_report=report,
         )  # fmt: skip
 
@@ -196,10 +196,11 @@ class TogetherServer:
         for at, message in enumerate(messages):
             weight = 1 if self.mask == "every reply" and message["role"] == "assistant" else message["weight"]
             if weight or self.mask == "everything":
-                start = len(text(at, True)) if message["role"] == "assistant" else len(text(at))
+                before = len(text(at)) if at else 0
+                start = len(text(at, True)) if message["role"] == "assistant" else before
                 end = len(text(at + 1).rstrip("\n"))
                 end -= len(self.tokenizer.eos_token) if self.mask == "no end token" else 0
-                spans.append((len(text(at)) if self.mask == "headers" else start, end))
+                spans.append((before if self.mask == "headers" else start, end))
         made = self.tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
         ids = made["input_ids"]
         labels = [

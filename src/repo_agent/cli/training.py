@@ -70,7 +70,8 @@ def train(
     train_on = backend_named(backend)
     show = shown(as_json)
     if cancel:
-        return show.line(_cancel(backend, out))
+        show.line(_cancel(backend, out))
+        return
     hosted = {name.removeprefix("together_"): given[name] for name in given if name.startswith("together_")}
     hosted |= {"budget_usd": budget_usd, "yes": yes}
     config = make_config(

@@ -13,8 +13,9 @@ from repo_agent.train.record import RunRecord
 OnStep = Callable[[int, int, float], None]
 """Told after each optimizer step: the step, how many there are, and its loss."""
 Backend = Callable[..., RunRecord]
-"""`(dataset, out, config, on_step, *, resume, ask, say)`: trains on a dataset directory and writes the adapter directory
-`out`. `ask` puts a question to the user, None where nobody is there; `say` tells what goes on, a line at a time."""
+"""`(dataset, out, config, on_step, *, resume, say, ask)`: trains on a dataset directory and writes the adapter
+directory `out`. `say` tells what goes on, a line at a time; `ask` puts a question to the user, None where nobody is
+there."""
 
 
 def local(

@@ -140,8 +140,9 @@ class _Run:
         if sha256_of(path) != self.job.upload["sha256"]:
             raise UserError("was changed", str(path), f"Remove {self.folder.path} and start again")
         self.say(f"uploading {self.job.upload['rows']:,} rows, {self.job.upload['tokens']:,} tokens")
-        files = self.client.api.files
-        # A file that is there already is told by its checksum and taken again, so this may be asked twice.
+        # A file that is there already is found by its checksum, so this may be requested twice. The SDK would ask four
+        # times before it believes the 409 that says so.
+        files = self.client.once.files
         made = self.client.patiently("upload", lambda: files.upload(path, purpose="fine-tune", check=True), self.pause)
         self.job.file_id = made.id
         self._done("uploaded")

@@ -32,6 +32,10 @@ class Unsure(InfraError):
     """The request may or may not have been carried out."""
 
 
+class Busy(Unsure):
+    """The request was not carried out: there were too many."""
+
+
 class Client:
     """The SDK's client for the server that TOGETHER_BASE_URL names, else Together's own.
 
@@ -87,7 +91,7 @@ class Client:
         status: int = error.status_code
         said = self._clean(str(error.message))
         if status in _RETRIED or status >= 500 or status < 400:
-            return Unsure(stage, f"Together answered {status}: {said}")
+            return (Busy if status == 429 else Unsure)(stage, f"Together answered {status}: {said}")
         what, remedy = _STOPS.get(status, ("refuses the request", "Change what it names"))
         return UserError(f"Together {what} ({status}: {said})", f"--backend together ({stage})", remedy)
 

@@ -1,8 +1,8 @@
 """Create a job at Together, once.
 
 The SDK posts again after a 500 or a time-out, and Together makes a job of each: so it is told not to, the intent is on
-record first, and where nobody knows what came of a request the list of jobs is searched for the unique suffix before
-anything is sent again.
+record first, and where nobody knows what came of a request the list of jobs is searched for the unique suffix. Where it
+is not listed either, nothing is posted again in this run: a job may be listed late.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from typing import Any
 
 from repo_agent.errors import InfraError, UserError
 from repo_agent.train.config import TrainConfig
-from repo_agent.train.together_client import Client, Unsure
+from repo_agent.train.together_client import Busy, Client, Unsure
 from repo_agent.train.together_follow import Say
 from repo_agent.train.together_job import Job, JobFolder
 from repo_agent.train.together_rows import Upload
 
 _TRIES = 3
+"""Posts of one run, where Together answers that it is too busy to take any."""
 _LOOKS = 4
-"""A job may be listed only some time after it was created."""
+"""Lists of jobs that are searched before it is called missing."""
 
 
 def request_of(config: TrainConfig, upload: Upload, limits: Any, say: Say) -> dict[str, Any]:
@@ -72,29 +73,40 @@ def request_of(config: TrainConfig, upload: Upload, limits: Any, say: Say) -> di
 
 
 def create(client: Client, folder: JobFolder, job: Job, request: dict[str, Any], limits: Any, pause: float) -> str:
-    """The id of the job: the one that an earlier try has made, else a new one."""
-    unsure = job.stage == "creating"
-    for number in range(_TRIES):
-        found = _search(client, job, pause) if unsure else None
-        if found is None:
-            job.stage = "creating"
-            folder.save(job)
-            try:
-                found = _post(client, job, request, limits)
-            except UserError:
-                job.stage = "approved"  # refused: there is no job
-                folder.save(job)
-                raise
-            except Unsure as error:
-                if number == _TRIES - 1 and (found := _search(client, job, pause)) is None:
-                    what = f"{error.cause}; no job {job.suffix} is listed. --resume looks again before it asks again"
-                    raise InfraError("create", what) from None
-                unsure = True
+    """The id of the job: the one that an earlier request has made, else a new one.
+
+    Raises InfraError where nobody knows whether there is one: the next run looks again before it posts.
+    """
+    found = _search(client, job, pause) if job.stage == "creating" else None
+    for left in range(_TRIES - 1, -1, -1):
         if found is not None:
-            job.job_id, job.stage = found, "created"
-            folder.save(job)
-            return found
-    raise InfraError("create", f"no job {job.suffix} is listed")
+            break
+        job.stage = "creating"
+        folder.save(job)
+        try:
+            found = _post(client, job, request, limits)
+        except UserError:
+            _refused(folder, job)
+            raise
+        except Busy:
+            if not left:
+                _refused(folder, job)
+                raise
+            time.sleep(pause)
+        except Unsure as error:
+            found = _search(client, job, pause)
+            if found is None:
+                what = f"{error.cause}; no job {job.suffix} is listed, and one may still appear"
+                raise InfraError("create", f"{what}. --resume looks again before it posts again") from None
+    job.job_id, job.stage = found, "created"
+    folder.save(job)
+    return str(found)
+
+
+def _refused(folder: JobFolder, job: Job) -> None:
+    """Together has taken no job."""
+    job.stage = "approved"
+    folder.save(job)
 
 
 def find(client: Client, job: Job) -> str | None:
