@@ -19,14 +19,14 @@ from repo_agent.data.dataset import Dataset, line_of, read_dataset, sha256_of
 from repo_agent.errors import InfraError, UserError
 from repo_agent.messages import digest
 from repo_agent.train.config import TrainConfig
-from repo_agent.train.record import RunRecord
+from repo_agent.train.record import RunRecord, read_record
 from repo_agent.train.together_client import Client
 from repo_agent.train.together_create import create, find, request_of
 from repo_agent.train.together_follow import Follower, OnStep, Say
 from repo_agent.train.together_job import Job, JobFolder, differing, new_suffix
 from repo_agent.train.together_preview import compare, refuse
 from repo_agent.train.together_price import Ask, approve
-from repo_agent.train.together_result import Source, fetch
+from repo_agent.train.together_result import Source, fetch, is_of
 from repo_agent.train.together_rows import PREVIEWED, Upload, upload_rows
 
 UPLOAD = "train.jsonl"
@@ -51,6 +51,9 @@ def train_together(
     """
     folder = JobFolder(out)
     if out.exists():
+        if resume and folder.exists and is_of(out, folder.read()):  # killed when nothing was left to do but this
+            folder.remove()
+            return read_record(out)
         raise UserError("already exists", str(out), "Choose another --out, or remove it")
     if folder.exists and not resume:
         remedy = "Add --resume to continue it, or --cancel to end it"

@@ -62,6 +62,12 @@ def fetch(
     return record
 
 
+def is_of(out: Path, job: Job) -> bool:
+    """Whether an adapter directory is what this job made."""
+    path = out / JOB
+    return path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("suffix") == job.suffix
+
+
 def _download(client: Client, name: str, path: Path) -> None:
     streaming = client.api.fine_tuning.with_streaming_response
     with streaming.content(ft_id=name, checkpoint="adapter") as answer, path.open("wb") as file:
