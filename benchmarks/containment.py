@@ -14,7 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from attacks import ATTACKS, FORGERIES, attacked, forged
+from attacks import ATTACKS, attacked
+from forgeries import FORGERIES, forged
 
 from repo_agent.sandbox import canary
 from repo_agent.sandbox.isolate import LAYERS, Isolation

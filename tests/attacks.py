@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -22,198 +23,8 @@ from pathlib import Path
 from repo_agent.sandbox.grade import grade_now
 from repo_agent.sandbox.isolate import Isolation
 from repo_agent.sandbox.job import TestJob
-from repo_agent.sandbox.results import Grade
-from repo_agent.sandbox.supervise import Bounds
+from repo_agent.sandbox.watch import Bounds
 from repo_agent.sandbox.workspace import Workspace
-
-TEST = "from m import f\n\n\ndef test_one():\n    assert f(1) == 1\n\n\ndef test_two():\n    assert f(2) == 2\n"
-GOOD = "def f(x):\n    return x\n"
-WRONG = "def f(x):\n    return 0\n"
-UNITTEST = """import unittest
-from m import f
-
-class TestF(unittest.TestCase):
-    def test_one(self):
-        self.assertEqual(f(1), 1)
-
-    def test_two(self):
-        self.assertIn(f(2), [2])
-"""
-RAISES = "import pytest\nfrom m import f\n\n\ndef test_one():\n    with pytest.raises(KeyError):\n        f(1)\n"
-JSON_TEST = (
-    "import json\nfrom m import f\n\n\ndef test_one():\n    assert json.loads(json.dumps({'a': f(1)})) == {'a': 1}\n"
-)
-CHEAT = "import pytest\n\n\n@pytest.hookimpl(tryfirst=True)\ndef pytest_pyfunc_call(pyfuncitem):\n    return True\n"
-NO_FUNCTIONS = "def assert_(*a, **k): pass\n"
-
-
-@dataclass(frozen=True)
-class Forgery:
-    """A wrong fix that makes itself look right: `m.py`, further files of the workspace, and the task's test."""
-
-    program: str
-    files: Mapping[str, str] = field(default_factory=dict)
-    test: str = TEST
-    grades: int = 1
-
-
-ALWAYS = "class Always:\n    def __eq__(self, other):\n        return True\n    __hash__ = None\n"
-FORGED_LINES = """
-import json
-LINES = [
-    {"kind": "collected", "ids": ["test_m.py::test_one", "test_m.py::test_two"]},
-    {"kind": "test", "id": "test_m.py::test_one", "outcome": "passed", "message": ""},
-    {"kind": "test", "id": "test_m.py::test_two", "outcome": "passed", "message": ""},
-    {"kind": "end", "sentinel": True},
-]
-TEXT = "".join(json.dumps(line) + " 0" * 16 + "\\n" for line in LINES).encode()
-"""
-FORGERIES = {
-    "sys.exit(0) at import": Forgery("import sys\nsys.exit(0)\n"),
-    "os._exit(0) at import": Forgery("import os\nos._exit(0)\n"),
-    "os._exit(0) in a call": Forgery("import os\ndef f(x):\n    os._exit(0)\n"),
-    "test edited": Forgery(WRONG, {"test_m.py": "def test_one(): pass\ndef test_two(): pass\n"}),
-    "test deleted": Forgery(WRONG, {"test_m.py": ""}),
-    "new conftest.py": Forgery(WRONG, {"conftest.py": CHEAT}),
-    "new pytest.ini": Forgery(WRONG, {"pytest.ini": "[pytest]\npython_functions = nothing_*\naddopts = -p m\n"}),
-    "new sitecustomize.py": Forgery(
-        WRONG, {"sitecustomize.py": "import os\nos._exit(0)\n", "usercustomize.py": "1/0\n"}
-    ),
-    "pytest.py in the workspace": Forgery(WRONG, {"pytest.py": "class raises:\n    pass\n"}, RAISES),
-    "unittest/ in the workspace": Forgery(
-        WRONG,
-        {"unittest/__init__.py": "class TestCase:\n    def assertEqual(self, *a): pass\n    assertIn = assertEqual\n"},
-        UNITTEST,
-    ),
-    "json.py in the workspace": Forgery(
-        WRONG, {"json.py": "def dumps(x): pass\ndef loads(x): return {'a': 1}\n"}, JSON_TEST
-    ),
-    "Function.runtest replaced": Forgery(
-        "import _pytest.python\n_pytest.python.Function.runtest = lambda self: None\n" + WRONG
-    ),
-    "runtest of every item replaced": Forgery(
-        "import gc, pytest\ndef f(x):\n    for item in gc.get_objects():\n        if isinstance(item, pytest.Function):\n"
-        "            if 'sentinel' not in item.name:\n                item.runtest = lambda: None\n    return x if x == 1 else 0\n"
-    ),
-    "code of the tests replaced": Forgery(
-        "import sys\ndef f(x):\n    space = sys._getframe(1).f_globals\n"
-        "    space['test_two'].__code__ = (lambda: None).__code__\n    return x if x == 1 else 0\n"
-    ),
-    "test functions taken from the module": Forgery(
-        "import sys\nimport builtins\nreal = builtins.__build_class__\n"
-        "frame = sys._getframe()\nwhile frame and not frame.f_globals.get('__name__', '').startswith('test_m'):\n"
-        "    frame = frame.f_back\n"
-        "import gc, types\n"
-        "code = frame.f_code\n"
-        "def trace(frame, event, arg):\n"
-        "    frame.f_globals.pop('test_two', None)\n    return trace\n"
-        "frame.f_trace = trace\nsys.settrace(trace)\n"
-        "def f(x):\n    return x if x == 1 else 0\n"
-    ),
-    "assert rewriting replaced": Forgery(
-        "import _pytest.assertion.rewrite as r\nimport _pytest.runner as run\n"
-        "r.rewrite_asserts = lambda tree, *a, **k: tree.body.clear()\n"
-        "run.check_interactive_exception = lambda *a: False\n" + WRONG
-    ),
-    "AssertionError replaced": Forgery(
-        "import builtins, pytest\nbuiltins.AssertionError = pytest.skip.Exception\n" + WRONG
-    ),
-    "report replaced": Forgery(
-        "import _pytest.reports as r\nreal = r.TestReport.from_item_and_call.__func__\n"
-        "def fake(cls, item, call):\n    call.excinfo = None\n    return real(cls, item, call)\n"
-        "r.TestReport.from_item_and_call = classmethod(fake)\n" + WRONG
-    ),
-    "pytest.raises replaced": Forgery(
-        "import contextlib, pytest\npytest.raises = lambda *a, **k: contextlib.nullcontext()\n" + WRONG, test=RAISES
-    ),
-    "assertEqual replaced": Forgery(
-        "import unittest\nunittest.TestCase.assertEqual = unittest.TestCase.assertIn = lambda *a: None\n" + WRONG,
-        test=UNITTEST,
-    ),
-    "a plug-in registered": Forgery(
-        "import gc, pytest\nclass Plugin:\n    @pytest.hookimpl(tryfirst=True)\n    def pytest_pyfunc_call(self, pyfuncitem):\n"
-        "        return 'sentinel' not in pyfuncitem.name or None\n"
-        "def f(x):\n    for c in gc.get_objects():\n        if isinstance(c, pytest.Config):\n"
-        "            c.pluginmanager.register(Plugin())\n    return x if x == 1 else 0\n"
-    ),
-    "comparison watch replaced": Forgery(
-        "import sys\nclass Always:\n    def __eq__(self, other):\n        return True\n"
-        "def f(x):\n    space = sys._getframe(1).f_globals\n"
-        "    space['@left'] = space['@right'] = lambda value, *more: value\n    return x if x == 1 else Always()\n"
-    ),
-    "__eq__ always true": Forgery(ALWAYS + "def f(x):\n    return Always()\n"),
-    "__eq__ always true, by exec": Forgery(
-        "space = {}\nexec(" + repr(ALWAYS) + ", space)\ndef f(x):\n    return space['Always']()\n"
-    ),
-    "__eq__ always true, in unittest": Forgery(ALWAYS + "def f(x):\n    return Always()\n", test=UNITTEST),
-    "__eq__ by a callable object": Forgery(
-        "class Yes:\n    def __call__(self, *a):\n        return True\nclass Always:\n    __eq__ = Yes()\n"
-        "    __hash__ = None\ndef f(x):\n    return Always()\n"
-    ),
-    "subclassed int": Forgery(
-        "class I(int):\n    def __eq__(self, other):\n        return True\n    __hash__ = int.__hash__\ndef f(x):\n    return I(0)\n"
-    ),
-    "such an int in a list": Forgery(
-        "class I(int):\n    def __eq__(self, other):\n        return True\n    __hash__ = int.__hash__\n"
-        "def f(x):\n    return [I(0)]\n",
-        test="from m import f\n\n\ndef test_one():\n    assert f(1) == [1]\n",
-    ),
-    "difference of its own": Forgery(
-        "class D:\n    def __sub__(self, o):\n        return self\n    def __abs__(self):\n        return self\n"
-        "    def __lt__(self, o):\n        return True\ndef f(x):\n    return D()\n",
-        test="from m import f\n\n\ndef test_one():\n    assert abs(f(1) - 1) < 1e-9\n",
-    ),
-    "equal to approx": Forgery(
-        ALWAYS + "def f(x):\n    return Always()\n",
-        test="import pytest\nfrom m import f\n\n\ndef test_one():\n    assert f(1) == pytest.approx(1)\n",
-    ),
-    "skip in a call": Forgery("import pytest\ndef f(x):\n    return x if x == 1 else pytest.skip('no')\n"),
-    "xfail in a call": Forgery("import pytest\ndef f(x):\n    return x if x == 1 else pytest.xfail('no')\n"),
-    "module skipped at import": Forgery(
-        "import sys, pytest\nif 'test_m' in sys.modules:\n    pytest.skip('no', allow_module_level=True)\n" + WRONG,
-        {"test_n.py": "def test_pass(): pass\n"},
-    ),
-    "SkipTest in a call": Forgery(
-        "import unittest\ndef f(x):\n    if x == 2:\n        raise unittest.SkipTest\n    return x\n"
-    ),
-    "results written at exit": Forgery(
-        FORGED_LINES + "import atexit, os\n@atexit.register\ndef late():\n    for fd in range(3, 64):\n        try:\n"
-        "            os.write(fd, TEXT)\n        except OSError:\n            pass\n" + WRONG
-    ),
-    "results written to every descriptor": Forgery(
-        FORGED_LINES + "import os\nfor fd in range(3, 64):\n    try:\n        os.write(fd, TEXT)\n    except OSError:\n"
-        "        pass\nos._exit(0)\n"
-    ),
-    "results written through /proc/self/fd": Forgery(
-        FORGED_LINES
-        + "import os\nfor fd in range(3, 64):\n    try:\n        with open(f'/proc/self/fd/{fd}', 'wb') as file:\n"
-        "            file.write(TEXT)\n    except OSError:\n        pass\nos._exit(0)\n"
-    ),
-    "passes the second time": Forgery(
-        "import os, pathlib\nMARKS = [pathlib.Path(p) / 'seen' for p in ('.', os.environ['HOME'], '/tmp', '/dev/shm', '/var/tmp')]\n"
-        "def f(x):\n    seen = any(m.exists() for m in MARKS)\n    for m in MARKS:\n        try:\n            m.touch()\n"
-        "        except OSError:\n            pass\n    return x if seen and x != 1 else 0\n",
-        grades=3,
-    ),
-    "a fork that goes on": Forgery("import os\ndef f(x):\n    return x if os.fork() == 0 else 0\n"),
-    "a thread that patches later": Forgery(
-        "import threading, time, _pytest.python\ndef late():\n    time.sleep(0.05)\n"
-        "    _pytest.python.Function.runtest = lambda self: None\nthreading.Thread(target=late, daemon=True).start()\n"
-        "def f(x):\n    import time\n    time.sleep(0.15)\n    return x if x == 1 else 0\n"
-    ),
-    "collected items dropped": Forgery(
-        "import gc, pytest\ndef f(x):\n    for s in gc.get_objects():\n        if isinstance(s, pytest.Session):\n"
-        "            del s.items[1:2]\n    return x if x == 1 else 0\n"
-    ),
-}
-
-
-def forged(forgery: Forgery, layer: Isolation) -> Grade:
-    """The last grade of a forgery; the workspace is the same for each."""
-    job = TestJob(tests=("test_m.py",), pristine={"test_m.py": forgery.test}, test_seconds=5.0)
-    files = {"m.py": forgery.program, "test_m.py": forgery.test, **forgery.files}
-    with Workspace({name: text for name, text in files.items() if text}) as workspace:
-        return [grade_now(workspace.root, job, layer) for _ in range(forgery.grades)][-1]
 
 
 @dataclass
@@ -228,6 +39,16 @@ class World:
     udp: int
     victim: int
     sockets: list[socket.socket]
+    states: dict[Path, tuple[int, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.states = {
+            path: _state(path) for path in (self.folder / "secret", self.home_secret, self.home_secret.parent)
+        }
+        self.priority = (
+            os.getpriority(os.PRIO_PROCESS, self.victim),
+            resource.prlimit(self.victim, resource.RLIMIT_NOFILE),
+        )
 
     def touched(self) -> list[str]:
         """Effects outside the sandbox."""
@@ -240,9 +61,27 @@ class World:
                 continue
         if (self.folder / "secret").read_text() != "secret" or len(list(self.folder.iterdir())) != 2:
             found.append("files outside changed")
+        found += [
+            f"{path.name}: mode, owner, time or attributes changed"
+            for path, state in self.states.items()
+            if _state(path) != state
+        ]
+        if self.priority != (
+            os.getpriority(os.PRIO_PROCESS, self.victim),
+            resource.prlimit(self.victim, resource.RLIMIT_NOFILE),
+        ):
+            found.append("the neighbour's limits or priority changed")
+        if b"0x00005eed" in subprocess.run(["ipcs"], capture_output=True, check=False).stdout:
+            found.append("shared memory is left")
         if not Path(f"/proc/{self.victim}/cmdline").exists() or os.waitpid(self.victim, os.WNOHANG)[0]:
             found.append("the neighbour died")
         return found
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """What metadata says: of a folder without its time, which others change."""
+    state = path.stat()
+    return (state.st_mode, state.st_uid, len(os.listxattr(path)), 0 if path.is_dir() else state.st_mtime_ns)
 
 
 @contextlib.contextmanager
@@ -357,6 +196,8 @@ class Attack:
 
     body: str
     outcomes: tuple[str, ...] = ("passed",)
+    seconds: float = 1.0
+    """Limit of the test: more where another limit must be reached first, on a busy machine too."""
 
 
 def _tried(*attempts: str) -> str:
@@ -433,6 +274,93 @@ ATTACKS = {
     ),
 }
 
+PLACES = (
+    "for p in ({secret!r}, {folder!r}, {home_secret!r}, os.path.dirname({home_secret!r}), os.__file__, sys.prefix):\n"
+)
+ATTACKS |= {
+    "chmod, chown, utime, xattr by name": Attack(
+        "import ctypes, sys\nlibc = ctypes.CDLL(None)\nlink = 'link'\n"
+        + PLACES
+        + "    os.path.lexists(link) and os.remove(link)\n"
+        "    os.symlink(p, link)\n    relative = os.path.relpath(p)\n    for q in (p, link, relative):\n"
+        "        b = os.fsencode(q)\n        for do in (\n"
+        "            lambda: os.chmod(q, 0o4777), lambda: os.chmod(q, 0), lambda: os.utime(q, (1, 1)), lambda: os.utime(q),\n"
+        "            lambda: os.chown(q, os.getuid(), os.getgid()), lambda: os.setxattr(q, 'user.x', b'1'),\n"
+        "            lambda: os.lchown(q, os.getuid(), -1), lambda: os.utime(q, (1, 1), follow_symlinks=False),\n"
+        "            lambda: libc.utimes(b, None), lambda: libc.utime(b, None), lambda: libc.futimesat(-100, b, None),\n"
+        "            lambda: libc.syscall(452, -100, b, 0, 0), lambda: libc.syscall(463, -100, b, 0, b'user.x', b'1', 16),\n"
+        "        ):\n            try:\n                do()\n            except (OSError, AttributeError):\n                pass\nreturn x"
+    ),
+    "chmod, chown, utime, xattr by descriptor": Attack(
+        "import ctypes, fcntl, sys\nlibc = ctypes.CDLL(None)\n"
+        + PLACES
+        + "    for flags in (os.O_RDONLY, os.O_PATH):\n        try:\n"
+        "            fd = os.open(p, flags)\n        except OSError:\n            continue\n"
+        "        name = f'/proc/self/fd/{fd}'\n        for do in (\n"
+        "            lambda: os.fchmod(fd, 0), lambda: os.chmod(name, 0), lambda: os.utime(fd, (1, 1)), lambda: os.utime(name, (1, 1)),\n"
+        "            lambda: os.fchown(fd, os.getuid(), -1), lambda: os.setxattr(fd, 'user.x', b'1'), lambda: os.setxattr(name, 'user.x', b'1'),\n"
+        "            lambda: fcntl.ioctl(fd, 0x40086602, b'@' + b'\\0' * 7), lambda: libc.syscall(452, fd, b'', 0, 0x1000),\n"
+        "            lambda: os.chmod('.', 0, dir_fd=fd), lambda: os.chmod('secret', 0, dir_fd=fd), lambda: os.utime('secret', (1, 1), dir_fd=fd),\n"
+        "        ):\n            try:\n                do()\n            except (OSError, NotImplementedError):\n                pass\nreturn x"
+    ),
+    "metadata of a name that is exchanged": Attack(
+        "import threading\nopen('mine', 'w').close()\nends = time.monotonic() + 1.5\ndef swap():\n    n = 0\n    while time.monotonic() < ends:\n"
+        "        n += 1\n        os.symlink({secret!r} if n % 2 else 'mine', f'l{n}')\n        os.rename(f'l{n}', 'target')\n"
+        "os.symlink('mine', 'target')\nthreading.Thread(target=swap).start()\nwhile time.monotonic() < ends:\n    try:\n"
+        "        os.chmod('target', 0o4711)\n        os.utime('target', (1, 1))\n    except OSError:\n        pass\nreturn x",
+        ("passed", "timed_out"),
+    ),
+    "limits and priority of others": Attack(
+        "import ctypes, resource\nlibc = ctypes.CDLL(None)\nfor do in (\n    lambda: resource.prlimit({victim}, resource.RLIMIT_NOFILE, (3, 3)),\n"
+        "    lambda: os.setpriority(os.PRIO_PROCESS, {victim}, 19), lambda: os.setpriority(os.PRIO_USER, os.getuid(), 19),\n"
+        "    lambda: os.sched_setaffinity({victim}, {0}), lambda: libc.syscall(251, 1, {victim}, 3 << 13),\n"
+        "):\n    try:\n        do()\n    except OSError:\n        pass\nreturn x"
+    ),
+    "2.1 GB of shared mappings": Attack(
+        "import mmap\npids = []\nfor _ in range(3):\n    pid = os.fork()\n    if pid == 0:\n        data = mmap.mmap(-1, 700 << 20)\n"
+        "        for at in range(0, 700 << 20, 1 << 20):\n            data[at : at + (1 << 20)] = b'x' * (1 << 20)\n        time.sleep(8)\n"
+        "        os._exit(0)\n    pids.append(pid)\nfor pid in pids:\n    os.waitpid(pid, 0)\nraise RuntimeError('ESCAPED')",
+        ("out_of_memory",),
+        seconds=4.0,
+    ),
+    "memory of descriptors": Attack(
+        "import ctypes\nlibc = ctypes.CDLL(None)\ndata, held = b'x' * (48 << 20), 0\nfor number in (319, 447):\n    for n in range(34):\n"
+        "        fd = libc.syscall(number, b'x' if number == 319 else 0, 0)\n        if fd >= 0:\n            held += os.write(fd, data)\n"
+        "if held:\n    raise RuntimeError('ESCAPED')\nreturn x"
+    ),
+    "full sockets": Attack(
+        "import resource, fcntl\npids = []\nfor _ in range(60):\n    pid = os.fork()\n    if pid == 0:\n        kept = []\n        try:\n"
+        "            while True:\n                a, b = socket.socketpair()\n                kept += [a, b]\n                for s in (a, b):\n"
+        "                    s.setblocking(False)\n                    try:\n                        while True:\n"
+        "                            s.send(b'x' * 65536)\n                    except BlockingIOError:\n                        pass\n"
+        "        except OSError:\n            pass\n        time.sleep(8)\n        os._exit(0)\n    pids.append(pid)\n"
+        "for pid in pids:\n    os.waitpid(pid, 0)\nraise RuntimeError('ESCAPED')",
+        ("out_of_memory", "timed_out"),
+    ),
+    "System V and message queues": Attack(
+        "import ctypes\nlibc = ctypes.CDLL(None)\nfound = [libc.shmget(0x5eed, 4096, 0o1666), libc.semget(0x5eed, 1, 0o1666), libc.msgget(0x5eed, 0o1666)]\n"
+        "if max(found) >= 0 or libc.syscall(240, b'q', 0o102, 0o666, 0) >= 0:\n    raise RuntimeError('ESCAPED')\nreturn x"
+    ),
+    "AF_VSOCK and its like": Attack(
+        "for family in (40, 17, 38, 44, 31, 29, 21):\n    for kind in (1, 2, 3, 5):\n        try:\n            socket.socket(family, kind)\n"
+        "        except OSError:\n            continue\n        raise RuntimeError(f'ESCAPED {family}')\nreturn x"
+    ),
+    "600 MB without a name": Attack(
+        "held = []\ntry:\n    for n in range(12):\n        file = open(f'big{n}', 'wb+')\n        os.remove(f'big{n}')\n        held.append(file)\n"
+        "        for _ in range(50):\n            file.write(b'x' * 2**20)\n        file.flush()\nexcept OSError:\n    return x\ntime.sleep(4)\nraise RuntimeError('ESCAPED')",
+        ("passed", "crashed"),
+    ),
+    "600 MB below a long path": Attack(
+        "try:\n    for n in range(20):\n        os.mkdir('d' * 250)\n        os.chdir('d' * 250)\n    for n in range(12):\n        with open(f'big{n}', 'wb') as file:\n"
+        "            for _ in range(50):\n                file.write(b'x' * 2**20)\nexcept OSError:\n    return x\ntime.sleep(4)\nraise RuntimeError('ESCAPED')",
+        ("passed", "crashed"),
+    ),
+    "3000 folders inside each other": Attack(
+        "for n in range(3000):\n    os.mkdir('d')\n    os.chdir('d')\nos.mkdir('shut')\nos.chmod('shut', 0)\nreturn x",
+        ("passed", "crashed"),
+    ),
+}
+
 
 def _place(places: Mapping[str, object], match: re.Match[str]) -> str:
     if match[1] not in places:
@@ -440,8 +368,20 @@ def _place(places: Mapping[str, object], match: re.Match[str]) -> str:
     return repr(places[match[1]]) if match[2] else str(places[match[1]])
 
 
-HEAD = "import os, socket, time\n\n\ndef f(x):\n"
+HEAD = "import os, socket, sys, time\n\n\ndef f(x):\n"
 BOUNDS = Bounds(wall_seconds=20.0)
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder of one's own for what the grader makes in the folder for temporary files."""
+    with tempfile.TemporaryDirectory(prefix="attack-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o755)
+        before, tempfile.tempdir = tempfile.tempdir, folder
+        try:
+            yield Path(folder)
+        finally:
+            tempfile.tempdir = before
 
 
 @dataclass(frozen=True)
@@ -457,7 +397,7 @@ def attacked(name: str, layer: Isolation) -> Finding:
     """Run an attack in a test, and look at its effects."""
     attack = ATTACKS[name]
     os.environ["OPENAI_API_KEY"] = "attack-key"
-    with world() as around, Pulse() as pulse:
+    with world() as around, Pulse() as pulse, scratch() as folder:
         places = {
             key: getattr(around, key) for key in ("home_secret", "folder", "unix", "abstract", "tcp", "udp", "victim")
         }
@@ -466,12 +406,13 @@ def attacked(name: str, layer: Isolation) -> Finding:
         body = re.sub(r"\{(\w+)(!r)?\}", lambda m: _place(places, m), attack.body)
         program = HEAD + "\n".join(f"    {line}" for line in body.splitlines()) + "\n"
         test = "from m import f\n\n\ndef test_one():\n    assert f(1) == 1\n"
-        job = TestJob(tests=("test_m.py",), pristine={"test_m.py": test}, test_seconds=1.0, bounds=BOUNDS)
+        job = TestJob(tests=("test_m.py",), pristine={"test_m.py": test}, test_seconds=attack.seconds, bounds=BOUNDS)
         disk, started = shutil.disk_usage("/tmp").free, time.monotonic()
         with Workspace({"m.py": program, "test_m.py": test}) as workspace:
             result = grade_now(workspace.root, job, layer)
         seconds = time.monotonic() - started
         faults = around.touched()
+        faults += [f"{path} is left" for path in folder.iterdir()]
     if result.outcome not in attack.outcomes:
         faults.append(f"{result.outcome}: {result.output.splitlines()[-1]}")
     left = leftovers()

@@ -23,7 +23,7 @@ def make_run(
     rollouts: Sequence[Sequence[Sequence[str]]],
     *,
     model: str = "local:tiny",
-    passed: bool | Sequence[bool] = True,
+    passed: bool | Sequence[bool | None] = True,
     text: str = "{}",
     wanted: int | None = None,
     **changes: Any,

@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rollout": {"agent", "chat", "tools", "protocols", "models", "tasks", "sandbox", "traces", "train"},
     "data": {"traces", "tools", "protocols", "chat"},
     "train": {"data", "chat"},
-    "evaluate": {"models", "tools", "traces"},
+    "evaluate": {"models", "protocols", "tools", "traces"},
     "report": {"evaluate", "tools", "traces"},
     "record": {"tools", "protocols", "traces"},
 }

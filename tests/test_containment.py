@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import time
@@ -9,10 +10,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from attacks import ATTACKS, attacked, leftovers, sandboxed
+from attacks import ATTACKS, attacked, leftovers, sandboxed, scratch
 
+from repo_agent.agent.spec import AgentSpec
+from repo_agent.messages import ToolCall
+from repo_agent.models import Sampling
+from repo_agent.models.scripted import Scripted
+from repo_agent.protocols import PROTOCOLS
+from repo_agent.rollout.episode import Setting, player, rollouts_of
+from repo_agent.rollout.meter import Meter
+from repo_agent.rollout.runner import Watch, run_rollouts
 from repo_agent.sandbox import canary
+from repo_agent.sandbox.grade import grade_now
 from repo_agent.sandbox.isolate import LAYERS, Isolation
+from repo_agent.sandbox.job import TestJob
+from repo_agent.sandbox.workspace import Workspace
+from repo_agent.tasks.task import Task
+from repo_agent.tools.files import default_registry
+from repo_agent.traces.store import RunDir
 
 QUICK = {"double fork and setsid", "8 GB in one process", "10 GB of files", "home folder", "TCP", "write outside"}
 
@@ -34,9 +49,119 @@ def test_every_layer_holds(name: str, layer: str) -> None:
     assert attacked(name, Isolation(layer)).why == ""
 
 
+METADATA = """import os, pathlib, shutil, subprocess, tarfile, tempfile, zipfile
+from m import f
+
+HERE = pathlib.Path('.')
+
+
+def test_copies_keep_mode_and_time(tmp_path):
+    source = HERE / 'tool.sh'
+    source.write_text('#!/bin/sh\\necho 1\\n')
+    source.chmod(0o755)
+    os.utime(source, (1_000_000_000, 1_000_000_000))
+    shutil.copy(source, 'a'), shutil.copy2(source, tmp_path / 'b'), shutil.copytree('tests', tmp_path / 'tree')
+    assert os.stat('a').st_mode & 0o777 == 0o755 and os.access('a', os.X_OK)
+    assert (tmp_path / 'b').stat().st_mtime == 1_000_000_000
+    subprocess.run(['cp', '-p', 'tool.sh', 'c'], check=True)
+    assert os.stat('c').st_mtime == 1_000_000_000
+
+
+def test_touch():
+    path = HERE / 'touched'
+    path.touch(mode=0o640)
+    os.utime(path, ns=(5, 7))
+    assert path.stat().st_mtime_ns == 7
+    path.touch()
+    assert path.stat().st_mtime_ns > 10**18
+    subprocess.run(['touch', '-d', '2001-09-09', 'touched'], check=True)
+    assert 999_900_000 < path.stat().st_mtime < 1_000_100_000
+    os.symlink('touched', 'link')
+    os.utime('link', ns=(1, 3), follow_symlinks=False)
+    assert os.lstat('link').st_mtime_ns == 3 and path.stat().st_mtime_ns > 10**17
+    with open('touched') as file:
+        os.utime(file.fileno(), ns=(1, 9)), os.fchmod(file.fileno(), 0o600)
+    assert path.stat().st_mtime_ns == 9 and path.stat().st_mode & 0o777 == 0o600
+
+
+def test_unpack(tmp_path):
+    with tarfile.open('x.tar', 'w') as tar:
+        tar.add('tests'), tar.add('m.py')
+    with tarfile.open('x.tar') as tar:
+        tar.extractall(tmp_path / 'out')
+    with zipfile.ZipFile('x.zip', 'w') as archive:
+        archive.write('m.py')
+    shutil.unpack_archive('x.zip', tmp_path / 'zip')
+    subprocess.run(['tar', 'xf', 'x.tar', '-C', str(tmp_path)], check=True)
+    assert (tmp_path / 'out/m.py').read_text() == (tmp_path / 'zip/m.py').read_text() == (tmp_path / 'm.py').read_text()
+
+
+def test_temporary_and_shut():
+    with tempfile.TemporaryDirectory() as folder, tempfile.NamedTemporaryFile(dir=folder) as file:
+        os.chmod(file.name, 0o400), os.chmod(folder, 0o500)
+        os.chmod(folder, 0o700), os.chown(file.name, os.getuid(), os.getgid())
+    os.mkdir('shut', 0)
+    os.chmod('shut', 0o700, follow_symlinks=True)
+    assert f(1) == 1
+"""
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_tests_that_copy_touch_and_unpack_pass(layer: str) -> None:
+    if reason := canary.fault(layer):
+        pytest.skip(reason)
+    pristine = {"tests/test_m.py": METADATA, "tests/data.txt": "x"}
+    with Workspace({"m.py": "def f(x):\n    return x\n", **pristine}) as workspace:
+        result = grade_now(workspace.root, TestJob(("tests",), pristine, test_seconds=20.0), Isolation(layer))
+    assert result.output == "4 passed"
+
+
+DEEP = "import os\nfor n in range(3000):\n    os.mkdir('d')\n    os.chdir('d')\ndef f(x):\n    return x\n"
+FORGED = (
+    "import gc\ndef f(x):\n    for c in gc.get_objects():\n        if type(c).__name__ == 'Channel':\n"
+    "            {}\n    return x\n"
+)
+FAILURES = {
+    "a path of 1500 parts": {"a/" * 1500 + "x": ""},
+    "a path of 900 parts": {"a/" * 900 + "x": "", "m.py": "def f(x):\n    return x\n"},
+    "3000 folders": {"m.py": DEEP},
+    "records that are none": {"m.py": FORGED.format("c.write('collected', ids=5), c.write('end')")},
+    "records nested without end": {"m.py": FORGED.format("c._encode = lambda o: '[' * 90000, c.write('x')")},
+    "a name with every letter": {"m.py": "def f(x):\n    return x\n", "\udcff\n'": "", "-rf": "", " ": ""},
+}
+
+
+@pytest.mark.parametrize("layer", [LAYERS[0], *(pytest.param(n, marks=pytest.mark.slow) for n in LAYERS[1:])])
+def test_nothing_that_a_model_does_is_our_error(layer: str, tmp_path: Path) -> None:
+    """Six tasks in a row; five errors of ours would end the run."""
+    if reason := canary.fault(layer):
+        pytest.skip(reason)
+    test = "from m import f\n\n\ndef test_one():\n    assert f(1) == 1\n"
+    tasks = [Task(name, "g", {"m.py": "f = None\n", "test_m.py": test}, ("test_m.py",)) for name in FAILURES]
+    json = PROTOCOLS["json"]
+
+    def model(task: Task, number: int) -> Scripted:
+        calls = [
+            ToolCall("write_file", {"rel_path": path, "content": text}) for path, text in FAILURES[task.id].items()
+        ]
+        return Scripted([*map(json.render_call, calls), *[json.render_final("done")] * 4])
+
+    spec, sampling = AgentSpec(default_registry(), json), Sampling()
+    setting = Setting("own", "base", "scripted", spec, sampling, 0, False, Isolation(layer))
+    run = RunDir.open(tmp_path / "run", {})
+    with scratch() as folder:
+        play = player(tasks, model, setting, Meter(), Watch())
+        asyncio.run(run_rollouts(rollouts_of(tasks, 1), play, run, 2))
+        assert list(folder.iterdir()) == []
+    passed = {row["task"]: row["passed"] for row in run.write_index()}
+    good = {"a path of 900 parts", "a name with every letter"}
+    assert set(passed) == set(FAILURES) and good <= {name for name, is_good in passed.items() if is_good}
+    assert not any(passed[name] for name in set(FAILURES) - good - {"3000 folders"})
+
+
 ENDLESS = """import sys
 sys.path.insert(0, sys.argv[1])
-from attacks import Forgery, forged
+from forgeries import Forgery, forged
 from repo_agent.sandbox.isolate import Isolation
 forged(Forgery("import time\\nwhile True:\\n    time.sleep(0.1)\\n"), Isolation(sys.argv[2]))
 """

@@ -17,13 +17,12 @@ from msgspec.structs import replace
 from repo_agent.chat.render import Renderer
 from repo_agent.chat.tokenizer import load_tokenizer
 from repo_agent.data.audit import audit, audit_page
-from repo_agent.data.build import BuildOptions, _placeless, build
+from repo_agent.data.build import NO_SPLIT, BuildOptions, _placeless, build
 from repo_agent.data.classify import Registries
 from repo_agent.data.dataset import read_dataset, trajectory_of, trajectory_record
 from repo_agent.data.gates import DEFAULTS, GATES, GateContext, GateSettings, apply_gates, gate_settings
 from repo_agent.data.inventory import inventory
 from repo_agent.data.rerender import without_homes
-from repo_agent.data.splits import agreed_split
 from repo_agent.data.texts import Texts
 from repo_agent.data.trajectories import Dropped, Label, Trajectory, rows, steps, trajectories_of
 from repo_agent.errors import UserError
@@ -32,6 +31,7 @@ from repo_agent.protocols import protocol_named
 from repo_agent.protocols.contract import Contract, contract_of
 from repo_agent.tools.files import default_registry
 from repo_agent.traces.read import read_trace, read_traces
+from repo_agent.traces.splits import agreed_split
 from repo_agent.traces.store import RunDir
 
 FIXTURES = Path(__file__).parent / "fixtures" / "older"
@@ -366,14 +366,14 @@ def test_the_split_is_the_one_that_every_run_records(mixed: RunDir, tmp_path: Pa
     other = RunDir.open(tmp_path / "runs" / "other", record(held_out=["b"]))
     play(other, "a", [LIST, FINAL])
     traces = [*mixed.traces(), *other.traces()]
-    split = agreed_split(mixed.traces(), None)
+    split = agreed_split(mixed.traces(), None, NO_SPLIT)
     assert split.held_out == ("c",)
     with pytest.raises(UserError, match=r"disagrees|not of one suite"):
-        agreed_split(traces, None)
+        agreed_split(traces, None, NO_SPLIT)
     with pytest.raises(UserError, match="--suite"):
-        agreed_split(mixed.traces(), type(split)(("a", "c"), ("b",)))
+        agreed_split(mixed.traces(), type(split)(("a", "c"), ("b",)), NO_SPLIT)
     with pytest.raises(UserError, match="record no split"):
-        agreed_split([FIXTURES / "json" / "fix_mean.jsonl"], None)
+        agreed_split([FIXTURES / "json" / "fix_mean.jsonl"], None, NO_SPLIT)
     with pytest.raises(UserError, match=r"disagrees|not of one suite"):
         build_from([mixed.path, other.path], tmp_path / "set", tiny_base)
     assert not (tmp_path / "set").exists()

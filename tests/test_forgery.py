@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from attacks import FORGERIES, GOOD, RAISES, TEST, UNITTEST, Forgery, forged
+from forgeries import FORGERIES, GOOD, RAISES, TEST, UNITTEST, Forgery, forged
 
 from repo_agent.sandbox import canary
 from repo_agent.sandbox.grade import grade_now

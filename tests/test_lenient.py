@@ -65,6 +65,14 @@ LEAKS = {
     "kimi": f"<|tool_call_begin|>functions.read_file:0<|tool_call_argument_begin|>{ARGUMENTS}",
     "glm": "<tool_call>read_file\n<arg_key>rel_path</arg_key>\n<arg_value>calc.py</arg_value>\n</tool_call>",
     "xml": '<invoke name="read_file"><parameter name="rel_path">calc.py</parameter></invoke>',
+    "gemma": "<start_function_call>call:read_file{rel_path:<escape>calc.py<escape>}<end_function_call>",
+    "hunyuan": f"<tool_call>read_file\n```json\n{ARGUMENTS}\n```\n</tool_call>",
+    "minimax": f'<tool_calls>\n{{"name": "read_file", "arguments": {ARGUMENTS}}}\n</tool_calls>',
+    "deepseek, newest": '<\uff5cDSML\uff5cinvoke name="read_file">\n</\uff5cDSML\uff5cinvoke>',
+    "harmony, markers stripped": f"assistantcommentary to=functions.read_file json{ARGUMENTS}",
+    "openai": f'Look: {{"type": "function", "function": {{"name": "read_file", "arguments": {ARGUMENTS}}}}}',
+    "internlm": f'<|action_start|><|plugin|>{{"name": "read_file", "parameters": {ARGUMENTS}}}',
+    "mistral, no arguments": "[TOOL_CALLS]read_file{}",
     "a list": '[read_file(rel_path="calc.py", max_chars=200)]',
     "prose around": f"I will look.\n```json\n{BARE}\n```",
 }
@@ -76,7 +84,7 @@ def test_a_call_in_another_syntax_is_wrapped_and_only_of_a_declared_tool(wire: s
     text = LEAKS[how]
     assert turn_class(wire, said(wire, text)) == "wrapped"
     assert turn_class(wire, said(wire, f"{text}\n{text}")) in ("multiple_calls", "wrapped")
-    other = "no_call" if wire == "json" or (wire == "hermes" and how == "glm") else "final"
+    other = "no_call" if wire == "json" or (wire == "hermes" and how in ("glm", "hunyuan")) else "final"
     assert turn_class(wire, said(wire, text.replace("read_file", "cat"))) == other
 
 
@@ -108,7 +116,13 @@ def test_a_call_that_never_closes_is_no_call(wire: str, text: str) -> None:
     ["[1, 2]", "{}", '{"a": 1}', "[x](y) is fixed", "use the tag <tool_call> for it", "{name} and {args} are formatted",
      'The manifest is {"name": "demo", "args": {}} and stays.', '{"name": "demo", "arguments": {}}', "[cat(x=1)]",
      "f(x) {", "[read_file, grep]", '{"type": "final"}', "don't {it's} fine", "if (x) { return {name: 1, args: 2} }",
-     'see {"name": "read_file", "description": "Read.", "parameters": {}}'],
+     'see {"name": "read_file", "description": "Read.", "parameters": {}}', "- [x] bound fixed\n- [ ] docs",
+     "| a | b |\n|---|---|\n| {x} | <tag> |", 'It prints {"items": [{"name": "read_file"}]} now.',
+     "The <function> tag stays.",
+     "The <function> tag stays.", '```json\n{"name": "demo", "version": "1.0"}\n```', "{{ name }} is a Jinja tag",
+     "Call `read_file(path)` first.",
+     'f"{name}: {args}" is printed', "[TOOL_CALLS] is Mistral's marker", "}", "dict(name='x', args={})", "set {1, 2}",
+     "`<tool_call>` and `</tool_call>` are Qwen's tags."],
 )  # fmt: skip
 def test_a_text_without_a_call_is_a_final(wire: str, text: str) -> None:
     assert parse(wire, said(wire, text)).final == {"type": "final", "summary": text}
@@ -189,6 +203,37 @@ def test_any_json_object_is_one_span_in_any_prose(value: dict[str, Any], after: 
 )  # fmt: skip
 def test_what_is_no_json_value_is_not_read(text: str) -> None:
     assert any_object(text) is None
+
+
+@pytest.mark.parametrize("wire", PROTOCOLS)
+def test_what_is_strange_is_classed(wire: str) -> None:
+    quoted = JSON_CALL.replace('"', "'")
+    assert turn_class(wire, said(wire, ", ".join([quoted] * 50))) == "multiple_calls"
+    for inside in ("{1: 2}", "{None: 1, (1, 2): 3}", '{"a":' * 5_000 + "1" + "}" * 5_000, "[" * 5_000 + "]" * 5_000):
+        text = f'{{"type": "tool_call", "name": "f", "args": {inside}}}'
+        assert turn_class(wire, said(wire, text)) in ("json_invalid", "envelope_invalid")
+        assert turn_class(wire, said(wire, f"Look: {text}")) == "wrapped"
+    if wire == "native":
+        assert turn_class(wire, spoken("", [{"name": "f", "arguments": "[" * 5_000}])) == "json_invalid"
+        assert turn_class(wire, spoken("", [{"name": "f", "arguments": {"a": 1}, "x": 2}])) == "ok"
+
+
+@pytest.mark.parametrize("wire", PROTOCOLS)
+@pytest.mark.parametrize("name", ["function", "tool_calls", "action"])
+def test_a_call_in_an_object_that_is_none_is_found(wire: str, name: str) -> None:
+    inner = '{"name": "f", "arguments": {}}'
+    for text, expected in (
+        (f'x {{"{name}": {inner}}}', "wrapped"),
+        (f'x {{"{name}": [{inner}, {inner}]}}', "multiple_calls"),
+    ):
+        assert turn_class(wire, said(wire, text)) == expected
+        assert lenient_ok(parse(wire, said(wire, text)), REGISTRY) == (expected == "wrapped")
+
+
+def test_keys_count_without_commas_and_two_sets_of_arguments_are_not_credited() -> None:
+    assert turn_class("json", '{"name": "f" "args": {}}') == "json_invalid"
+    assert turn_class("hermes", '{"n": 1 "name": "f" "arguments": {}}') == "json_invalid"
+    assert not lenient_ok(parse("json", '{"name": "f", "args": {}, "arguments": {"a": 1}}'), REGISTRY)
 
 
 PIECES = [

@@ -25,12 +25,12 @@ from upstream import Upstream, said, upstream
 
 from repo_agent.data.build import BuildOptions, build
 from repo_agent.data.inventory import inventory
-from repo_agent.data.splits import RecordedSplit
 from repo_agent.errors import UserError
 from repo_agent.record.secrets import bare, secrets_of
 from repo_agent.record.serve import RecordOptions, serve
 from repo_agent.redact import redacted
 from repo_agent.traces.read import read_trace, read_traces
+from repo_agent.traces.splits import RecordedSplit
 from repo_agent.traces.trace import Trace
 
 pytest.importorskip("aiohttp")
@@ -605,7 +605,9 @@ def test_no_reply_that_an_agent_has_seen_is_lost_to_any_kill(tmp_path: Path) -> 
             with ThreadPoolExecutor(4) as pool:
                 for name in range(4):
                     pool.submit(agent, url, name)
-                time.sleep(random_.uniform(0.1, 0.8))
+                wanted, deadline = len(seen) + random_.randint(5, 25), time.monotonic() + 120
+                while len(seen) < wanted and time.monotonic() < deadline:
+                    time.sleep(random_.uniform(0.001, 0.02))
                 process.send_signal(signal.SIGKILL)
                 process.communicate()
         process, _ = started(server, out)
@@ -613,7 +615,7 @@ def test_no_reply_that_an_agent_has_seen_is_lost_to_any_kill(tmp_path: Path) -> 
         process.communicate(timeout=60)
     traces, problems = read_traces([out])
     recorded = [turn.reply.content for trace in traces for turn in trace.turns if turn.turn_class == "ok"]
-    assert len(seen) > 50 and seen <= set(recorded) and len(recorded) == len(set(recorded))
+    assert len(seen) >= 30 and seen <= set(recorded) and len(recorded) == len(set(recorded))
     assert not problems and not list(out.rglob("*.part")) and {trace.ended for trace in traces} == {"killed"}
 
 

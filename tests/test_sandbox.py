@@ -25,7 +25,8 @@ from repo_agent.sandbox.grade import grade
 from repo_agent.sandbox.isolate import Isolation, Plan
 from repo_agent.sandbox.job import TestJob
 from repo_agent.sandbox.results import Grade
-from repo_agent.sandbox.supervise import Bounds, run
+from repo_agent.sandbox.supervise import run
+from repo_agent.sandbox.watch import Bounds
 from repo_agent.sandbox.workspace import Workspace
 
 LOCAL = Isolation("unsafe-local")
@@ -359,6 +360,16 @@ def test_workspace_keeps_bytes_and_goes():
         (one.root / "deep").chmod(0)
         root: Path = one.root
     assert not root.exists()
+
+
+def test_a_path_that_only_fits_where_it_is():
+    """Longer than 3,000 bytes: in the sandbox's own folder it might not fit."""
+    files = {"m.py": GOOD, "test_m.py": TEST, "/".join(["a" * 240] * 16) + "/" + "b" * 150: "", "d/" * 900 + "x": ""}
+    with Workspace(files) as workspace:
+        assert (
+            asyncio.run(grade(workspace.root, JOB, LOCAL)).output == "a path in the workspace is too long to be tested"
+        )
+    assert not workspace.root.exists()
 
 
 def test_files_of_this_machine_are_not_counted_as_the_sandboxs() -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -145,6 +148,27 @@ def test_validate_names_what_is_odd():
         {"task": "b", "what": "untouched: no tests"},
     ]
     assert (found.tasks, found.fix_passes, found.untouched_fails, found.no_fix) == (3, 1, 1, 1)
+
+
+@pytest.mark.parametrize(("size", "warned"), [(16_000, False), (16_001, True)])
+def test_validate_warns_of_files_that_no_read_shows_whole(tmp_path: Path, size: int, warned: bool) -> None:
+    """The default of --read-chars; the task itself is sound."""
+    program = "def f():\n    return {}\n"
+    pad = "#" * (size - len(program.format(1)) - 1) + "\n"
+    (tmp_path / "repo").mkdir()
+    (tmp_path / "repo/m.py").write_text(program.format(1) + pad)
+    (tmp_path / "repo/test_m.py").write_text("from m import f\n\n\ndef test_f():\n    assert f() == 1\n")
+    bug = json.dumps({"m.py": program.format(2)})
+    task = {"id": "long", "goal": "Fix f.", "repo": "repo", "bug": json.loads(bug)}
+    (tmp_path / "suite.json").write_text(json.dumps({"tasks": [task]}))
+    command = [sys.executable, "-m", "repo_agent.cli", "suite", "validate", str(tmp_path / "suite.json")]
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+    result = json.loads(done.stdout)
+    assert (result["fix_passes"], result["odd"]) == (1, [])
+    assert [one["task"] for one in result["warnings"]] == ["long"] * warned
+    if warned:
+        shown = " ".join(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+        assert "warnings;" in shown and "16,001 characters" in shown and "--read-chars" in shown
 
 
 @pytest.fixture

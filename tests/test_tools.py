@@ -228,7 +228,9 @@ def test_another_agents_schemas_are_checked_but_not_run(tmp_path: Path) -> None:
         registry.execute(ToolCall("fetch", {"id": 1}), tmp_path, 100)
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", '[{"name": "x"}]', '[{"name": "x", "parameters": {"type": "nonsense"}}]'])
+@pytest.mark.parametrize(
+    "text", ["{", "[1]", '[{"type": "web_search"}]', '[{"name": "x", "parameters": {"type": "nonsense"}}]']
+)
 def test_a_file_that_holds_no_schemas_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "tools.json"
     path.write_text(text)

@@ -49,9 +49,27 @@ def test_every_cell_from_runs_on_disk(tmp_path: Path, validity: str, pass_rate: 
     assert comparison.sentence.startswith(LAW[validity, pass_rate])
 
 
+@pytest.mark.parametrize("side", SIDES)
+def test_validity_decides_alone_where_no_outcome_is_known(tmp_path: Path, side: str) -> None:
+    good, bad = [["ok", "ok", "final"]] * 9, [["no_call", "ok", "final"]] * 9
+    turns = {BETTER: (bad, good), INCONCLUSIVE: (good, good), WORSE: (good, bad)}[side]
+    base = make_run(tmp_path / "base", [[turn] for turn in turns[0]], passed=[None] * 9)
+    tuned = make_run(tmp_path / "tuned", [[turn] for turn in turns[1]], passed=[None] * 9, model=TUNED)
+    comparison = compare_runs([base, tuned])
+    assert comparison.verdict.label == f"{side}_alone" and dict(comparison.verdict.sides) == {"validity": side}
+    assert comparison.sentence.startswith(f"{side.capitalize()}; pass rate not measured")
+    graded = make_run(tmp_path / "graded", [[turn] for turn in turns[1]], passed=True, model=TUNED)
+    assert compare_runs([base, graded]).verdict.label == "not_measured"
+
+
+def test_alone_validity_has_the_whole_five_percent() -> None:
+    weak = Evidence(1.0, 0.04)
+    assert sides_of(weak) == (BETTER,) and sides_of(weak, Evidence(0.0, 1.0)) == (INCONCLUSIVE, INCONCLUSIVE)
+
+
 def test_the_printed_table_is_the_one_of_the_docs() -> None:
     printed = verdict.table()
-    cells = [line.split("|")[2:5] for line in printed.splitlines()[2:]]
+    cells = [line.split("|")[2:5] for line in printed.splitlines()[2:5]]
     assert [[cell.strip() for cell in row] for row in cells] == [
         [LAW[row, column] for column in reversed(SIDES)] for row in reversed(SIDES)
     ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
@@ -44,7 +44,8 @@ class Rollout:
     model: Model
     spec: AgentSpec
     root: Path
-    run_tests: RunTests
+    run_tests: RunTests | None
+    """None where tests never run."""
     emit: Emit
     sampling: Sampling
     seed: int
@@ -83,6 +84,25 @@ class Rollout:
             ended = self._limit() or await self._step(schema)
             if ended:
                 return ended
+
+    async def replay(
+        self, context: Sequence[Message], earlier: Sequence[ToolCall], tools: list[dict[str, object]] | None
+    ) -> str:
+        """Play one turn after the messages of another rollout, whose `earlier` writes are made again first; returns how
+        it ended, `replayed` where the model did not end it. `tools` are sent beside the messages, as that rollout sent
+        them. A call of a tool without a function is judged, not run.
+
+        Raises what `run` raises.
+        """
+        schema = self.protocol.schema(self.registry) if self.constrain else None
+        self.tools = tools
+        self.messages, self.sent = list(context), int(context[0].role == "system")
+        for message in context:
+            self.seen.show(message.content)
+        for call in earlier:
+            with boundary("tool"):
+                await in_thread(self._run, call)
+        return await self._step(schema) or "replayed"
 
     def _limit(self) -> str | None:
         if self.bad_in_row >= self.limits.max_bad_turns:
@@ -182,6 +202,9 @@ class Rollout:
 
     async def _execute(self, action: events.LlmAction, call: ToolCall) -> str | None:
         turn = action.t
+        if self.registry.specs[call.name].fn is None:
+            await self._write(action, len(action.text))
+            return None
         try:
             with boundary("tool"):
                 result, unseen = await in_thread(self._run, call)
@@ -228,6 +251,7 @@ class Rollout:
         await _aside(characters, self.emit, event)
 
     async def _show_tests(self, when: events.When) -> events.Tests:
+        assert self.run_tests is not None
         with boundary("grade"):
             tests = await self.run_tests(when)
         tests.t = self.steps - 1

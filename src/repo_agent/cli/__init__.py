@@ -66,10 +66,12 @@ def demo(
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
+    "serve": agents.serve,
     "record": agents.record,
     "import": agents.import_,
     "mark": agents.mark,
     "eval": runs.eval_,
+    "replay": runs.replay,
     "show": runs.show,
     "inventory": data.inventory,
     "build": data.build,

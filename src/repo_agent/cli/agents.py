@@ -1,4 +1,5 @@
-"""The commands that take other agents' conversations in: `record` and `import`."""
+"""The commands beside other agents: `serve` them a local model, and take their conversations in, by `record` and
+`import`."""
 
 from __future__ import annotations
 
@@ -12,12 +13,35 @@ from repo_agent.cli.options import Json, output, shown
 Tools = Annotated[Path | None, typer.Option("--tools", help="Tools to judge by: schema.json, or a .py file.")]
 
 
+def serve(
+    models: Annotated[list[str], typer.Argument(metavar="NAME=MODEL", help="Such as tuned=local:BASE+ADAPTER.")],
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes any free one.", min=0, max=65535)] = 8322,
+) -> None:
+    """Serve local models to any agent, by name, over an OpenAI-compatible API on loopback. Ctrl-C ends it.
+
+    repo-agent serve base=local:tiny tuned=local:tiny+adapters/first
+
+    It is made for small models: each name has its own weights. Serve large ones with vLLM.
+    """
+    from repo_agent.errors import UserError
+    from repo_agent.models.serve import serve as run
+
+    pairs = [(name, spec) for name, _, spec in (model.partition("=") for model in models)]
+    odd = [name for name, spec in pairs if not name or not spec.startswith("local:")]
+    if odd or len(dict(pairs)) < len(pairs):
+        raise UserError("is no NAME=local:MODEL, or a name is given twice", " ".join(models), "Write base=local:tiny")
+    run(dict(pairs), port, lambda url: shown(False).line(f"serving {', '.join(dict(pairs))} at {url}; Ctrl-C ends"))
+
+
 def record(
     upstream: Annotated[str, typer.Option(help="Base URL that the agent uses now, such as https://HOST/v1.")],
     out: Annotated[Path, typer.Option(help="Run directory; one of the same settings is resumed.")],
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes any free one.", min=0, max=65535)] = 8321,
     tools: Tools = None,
     task_from: Annotated[str, typer.Option(help="Task ids: goal, name, or regex:PATTERN over the goal.")] = "goal",
+    adapter: Annotated[
+        Path | None, typer.Option(help="Directory of the adapter that the upstream's model runs.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Record any agent: a proxy to its OpenAI-compatible server that turns conversations into traces. Ctrl-C ends it.
@@ -28,8 +52,10 @@ def record(
     """
     from repo_agent.record.serve import RecordOptions
     from repo_agent.record.serve import record as serve
+    from repo_agent.rollout.record import served_adapter
 
-    options = RecordOptions(upstream=upstream, out=out, port=port, tools=tools, task_from=task_from)
+    tied = served_adapter(adapter) if adapter else None
+    options = RecordOptions(upstream=upstream, out=out, port=port, tools=tools, task_from=task_from, adapter=tied)
     with shown(as_json).recording() as live:
         result = serve(options, live.start, live.update)
     output(as_json, result, lambda show: show.recorded(out, result))

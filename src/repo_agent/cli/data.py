@@ -47,6 +47,10 @@ def build(
         bool, typer.Option("--rerender", help="Put another agent's calls and results into our protocol.")
     ] = False,
     rewrite_home: Annotated[bool, typer.Option("--rewrite-home", help="Write home folders as ~ in every row.")] = False,
+    hold_out: Annotated[
+        str | None,
+        typer.Option(help="Hold out so many groups of recorded tasks, or a share such as 30%; kept in dataset.json."),
+    ] = None,
     no_split: Annotated[bool, typer.Option("--no-split", help="Keep held-out tasks too (never to train on).")] = False,
     tokenizer: Annotated[str, typer.Option(help="Model whose tokenizer counts and renders the rows.")] = "tiny",
     max_length: Annotated[
@@ -78,6 +82,7 @@ def build(
         settings=settings,
         suite_split=loaded.split() if loaded else None,
         no_split=no_split,
+        hold_out=hold_out,
         tools=tools,
         rerender=rerender,
         rewrite_home=rewrite_home,

@@ -49,7 +49,8 @@ class Progress(Watch):
                 self._print()
 
     def end(self, task: str, number: int, end: events.RunEnd) -> None:
-        outcome = {"error": "errors", "stopped": "stopped"}.get(end.ended) or ("passed" if end.passed else "failed")
+        graded = {True: "passed", False: "failed", None: "done"}[end.passed]
+        outcome = {"error": "errors", "stopped": "stopped"}.get(end.ended, graded)
         self._ended[outcome] += 1
         self.last_error = end.error if end.ended == "error" else self.last_error
         self._done += end.ended not in ("error", "stopped")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -58,13 +58,60 @@ def eval_(
     with shown(as_json).rollouts(str(out)) as progress:
         result = run_eval(EvalOptions(**given), progress)
     output(as_json, result, lambda show: show.run(out, result))
+    _refuse_pending("eval", result, progress.last_error, out)
+
+
+def _refuse_pending(command: str, result: dict[str, Any], last_error: str, out: Path) -> None:
+    """Raise Stopped or InfraError where rollouts are left."""
     left = f"{result['pending']} rollouts are pending"
     if stop := result["stopped"]:
         raise Stopped(f"{stop['reason']}; {left}", stop["code"])
     if result["pending"]:
         why = f" ({result['elsewhere']} claimed by another process)" if result["elsewhere"] else ""
-        why += f"; the last error: {progress.last_error}" if progress.last_error else ""
-        raise InfraError("eval", f"{left}{why}; see {out / 'errors'}")
+        why += f"; the last error: {last_error}" if last_error else ""
+        raise InfraError(command, f"{left}{why}; see {out / 'errors'}")
+
+
+def replay(
+    paths: Annotated[list[Path], typer.Argument(help="Runs whose contexts are replayed.")],
+    model: Annotated[str, typer.Option(help="local:BASE[+ADAPTER], openai:NAME[@BASE_URL] or together:NAME.")],
+    out: Annotated[Path, typer.Option(help="Run directory; an unfinished one with the same settings is resumed.")],
+    split: Annotated[str, typer.Option(help="Contexts of which tasks: held-out, train or all.")] = "held-out",
+    dataset: Annotated[Path | None, typer.Option(help="Take the split from this dataset, not from the runs.")] = None,
+    suite: Annotated[str | None, typer.Option("--suite", help=f"Take the split from this suite: {SUITE}")] = None,
+    contexts: Annotated[int, typer.Option(help="Contexts of each task, at most; chosen by hash.", min=1)] = 20,
+    samples: Annotated[int, typer.Option(help="Next calls to draw in each context.", min=1)] = 1,
+    adapter: Annotated[Path | None, typer.Option(help="Directory of the adapter that a server's model runs.")] = None,
+    tools: Annotated[str | None, typer.Option(help="Your tools: a .py file, a module, or schema.json.")] = None,
+    constrain: Annotated[bool, typer.Option("--constrain", help="Schema-constrained decoding.")] = False,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.", min=0, max=5)] = 0.7,
+    max_tokens: Annotated[int, typer.Option(help="Cap on one reply; write_file carries a whole file.", min=1)] = 4096,
+    seed: Annotated[int, typer.Option(help="Fixes every draw, whatever --jobs is.")] = 0,
+    jobs: Annotated[int, typer.Option(help="Calls at once.", min=1)] = 8,
+    observation_chars: Annotated[int, typer.Option(help="Longer outputs of tools are cut.", min=200)] = 4_000,
+    read_chars: Annotated[int, typer.Option(help="The most that read_file shows.", min=200)] = 16_000,
+    budget_usd: Annotated[float | None, typer.Option(help="Stop before this is exceeded; resumed runs count.")] = None,
+    budget_tokens: Annotated[int | None, typer.Option(help="The same in tokens, prompts and replies.")] = None,
+    price_in: Annotated[float | None, typer.Option(help="USD per million prompt tokens.", min=0)] = None,
+    price_out: Annotated[float | None, typer.Option(help="USD per million reply tokens.", min=0)] = None,
+    as_json: Json = False,
+) -> None:
+    """Ask a model for the next call in recorded contexts of held-out tasks, yours or any agent's; judge each.
+
+    A call also runs where the tools are ours and the task is known. No rollout is played on, so hundreds of calls a
+    minute, and a model that fails early is asked as often as one that does not. Compare two such runs:
+
+    repo-agent replay runs/mine --model local:BASE+adapters/first --dataset datasets/mine --out runs/replay-tuned
+    """
+    given = {name: value for name, value in locals().items() if name not in ("as_json", "suite")}
+    from repo_agent.cli.held_out import replayed_tasks
+    from repo_agent.rollout.replay import ReplayOptions, run_replay
+
+    given["tasks"] = replayed_tasks(paths, split, dataset, suite)
+    with shown(as_json).rollouts(str(out)) as progress:
+        result = run_replay(ReplayOptions(**given), progress)
+    output(as_json, result, lambda show: show.replayed(out, result))
+    _refuse_pending("replay", result, progress.last_error, out)
 
 
 def compare(

@@ -162,6 +162,9 @@ class Show:
             self.table([{"task": one["task"], "untouched": one["what"]} for one in result["unproven"]])
         if result["odd"]:
             self.table(result["odd"])
+        if result["warnings"]:
+            self._out.print("warnings; they change nothing of what was graded:")
+            self.table([{"task": one["task"], "warning": one["what"]} for one in result["warnings"]])
 
     def run(self, out: Path, result: dict[str, Any]) -> None:
         turns, cost = result["turns"], result["cost_usd"]
@@ -178,6 +181,28 @@ class Show:
                 ("traces", out),
             ]
         )
+
+    def replayed(self, out: Path, result: dict[str, Any]) -> None:
+        turns = result["turns"]
+        scored = sum(count for name, count in turns.items() if name not in UNSCORED)
+        left_out = _counts(result["left_out"])
+        self.pairs(
+            [
+                ("contexts", f"{result['contexts']} of {result['tasks']} tasks"),
+                ("next calls", f"{result['rollouts']}, {result['pending']} pending"),
+                ("valid", f"{turns.get('ok', 0) / scored:.1%} of {scored} turns" if scored else "not measured"),
+                ("turns", _counts(turns)),
+                (
+                    "executed",
+                    f"calls run in {result['runnable']} of them" if result["runnable"] else "no: judged alone",
+                ),
+                *([("turns left out", left_out)] if left_out else []),
+                ("seconds", result["seconds"]),
+                ("traces", out),
+            ]
+        )
+        for problem in result["problems"]:
+            self._out.print(f"[yellow]![/] {escape(problem)}", soft_wrap=True)
 
     def inventory(self, result: dict[str, Any]) -> None:
         self.pairs(

@@ -46,13 +46,14 @@ def suite_validate(
     import asyncio
     from dataclasses import asdict
 
+    from repo_agent.agent.spec import Limits
     from repo_agent.sandbox.canary import choose
     from repo_agent.tasks import load_suite
     from repo_agent.tasks.validate import validate
 
-    loaded = load_suite(suite)
+    loaded, chars = load_suite(suite), Limits.read_chars
     with shown(as_json).bar("grading") as bar:
-        result = asdict(asyncio.run(validate(loaded, choose(unsafe_local), jobs, bar.count, isolated_io)))
+        result = asdict(asyncio.run(validate(loaded, choose(unsafe_local), jobs, bar.count, isolated_io, chars)))
     output(as_json, result, lambda show: show.validation(result))
     if result["odd"]:
         raise typer.Exit(1)

@@ -29,7 +29,6 @@ from repo_agent.data.dataset import (
 from repo_agent.data.export import check_exports, export
 from repo_agent.data.gates import FIRST, Funnel, GateSettings, funnel_of
 from repo_agent.data.pool import OnProgress, worked
-from repo_agent.data.splits import TaskSplit, agreed_split
 from repo_agent.data.tally import Tally
 from repo_agent.data.tokens import refuse_what_differs
 from repo_agent.data.work import Job, Part
@@ -38,10 +37,12 @@ from repo_agent.files import new_directory
 from repo_agent.messages import text_hash
 from repo_agent.protocols.contract import Contract
 from repo_agent.traces.read import find_traces, run_folder
+from repo_agent.traces.splits import RecordedSplit, TaskSplit, agreed_split, has_split, held_out_now
 
 _FOLDERS = re.compile(r"(?<![\w/.])(?:~|\.\.?)?/(?!/)[^\s+@=]*/")
 """The folders of an absolute path, or of one that begins with ~ or a dot; no part of a URL or of a hub name."""
 _PROMPTS_SHOWN = 20
+NO_SPLIT = "Give --suite, or --hold-out to hold tasks out now, or --no-split to train on everything"
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class BuildOptions:
     settings: GateSettings = field(default_factory=GateSettings)
     suite_split: TaskSplit | None = None
     no_split: bool = False
+    hold_out: str | None = None
+    """How many groups of recorded tasks to hold out, or a share of them; see `traces.splits`."""
     tools: str | None = None
     rerender: bool = False
     rewrite_home: bool = False
@@ -75,7 +78,7 @@ def build(
     check_exports(options.exports)
     traces = find_traces(options.paths)
     _check_names(traces)
-    split = None if options.no_split or not traces else agreed_split(traces, options.suite_split)
+    split = _split(options, traces)
     job = Job(
         settings=options.settings,
         train=None if split is None else frozenset(split.train),
@@ -93,6 +96,20 @@ def build(
         with new_directory(out) as folder:
             made.write(folder, say)
     return made.counts()
+
+
+def _split(options: BuildOptions, traces: Sequence[Path]) -> RecordedSplit | None:
+    """Which tasks may be trained on; None: all of them."""
+    if options.hold_out and (options.no_split or options.suite_split):
+        raise UserError("there is a split already", "--hold-out", "Leave out --suite and --no-split, or this")
+    if options.no_split or not traces:
+        return None
+    if options.hold_out:
+        known = [folder for folder in {run_folder(trace) for trace in traces} if folder and has_split(folder)]
+        if known:
+            raise UserError("records a split already", str(known[0]), "Leave out --hold-out")
+        return held_out_now(traces, options.hold_out)
+    return agreed_split(traces, options.suite_split, NO_SPLIT)
 
 
 class _Piles:

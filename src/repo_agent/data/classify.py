@@ -24,6 +24,8 @@ class Registries:
     def __init__(self, given: Registry | None = None) -> None:
         self._given = given
         self._known: dict[bytes, Registry] = {}
+        self.problems: list[str] = []
+        """Tools whose calls cannot be judged, each once."""
 
     def of(self, trace: Trace) -> Registry:
         """Raises UserError for what are no tool schemas."""
@@ -31,7 +33,8 @@ class Registries:
             return self._given
         key = key_of([trace.tools, trace.source == "loop"])
         if key not in self._known:
-            self._known[key] = _registry_of(trace)
+            self._known[key] = found = _registry_of(trace)
+            self.problems += [f"calls of {name} are not judged: {why}" for name, why in found.unjudged.items()]
         return self._known[key]
 
 
@@ -52,7 +55,7 @@ def classify(trace: Trace, registry: Registry) -> list[Verdict]:
     protocol = _protocol(trace)
     older, ours = trace.shape == "older", trace.source == "loop"
     for turn in trace.turns:
-        if not ours and (turn.turn_class == "infra_error" or not registry.specs):
+        if not ours and (turn.turn_class == "infra_error" or not registry.judges):
             verdicts.append(Verdict("infra_error" if turn.turn_class == "infra_error" else "unjudged"))
             continue
         verdict = judge(

@@ -53,7 +53,7 @@ def inventory(paths: Sequence[Path], tools: str | Path | None = None) -> dict[st
         "kept": max(kept.values(), default=0),
         "raw_unknown": raw_unknown,
         "unchecked": dict(unchecked),
-        "problems": [*problems, *_without_schemas(unjudged)],
+        "problems": [*problems, *dict.fromkeys(registries.problems), *_without_schemas(unjudged)],
     }
 
 

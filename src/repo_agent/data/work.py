@@ -92,6 +92,8 @@ class Worker:
                 clock.lap("gates")
                 self._add(part, gated)
                 clock.lap("tokens and lines")
+        done.problems += dict.fromkeys(self._registries.problems)
+        self._registries.problems.clear()
         return done
 
     def renderer(self, contract: Contract) -> Renderer:

@@ -188,9 +188,12 @@ def warnings(arms: Sequence[Arm]) -> list[str]:
     unknown = [arm.name for arm in arms if arm.adapter_unknown]
     lines = []
     if unknown:
-        lines.append(f"Adapter unknown: leaks unchecked ({', '.join(unknown)}); name it with eval --adapter.")
+        lines.append(f"Adapter unknown: leaks unchecked ({', '.join(unknown)}); name it with --adapter.")
     if same_model(arms):
         lines.append("Null comparison: the arms are the same model, so every difference is chance.")
+    lines += [note for arm in arms for note in arm.notes]
+    if all(arm.replayed for arm in arms):
+        lines.append(f"Ended instead of calling, not scored: {', '.join(map(_finals, arms))}.")
     lines += _spread(arms, "System prompts differ", lambda arm: arm.record.get(PROMPT))
     for arm in arms:
         known = arm.record.get(TRAINED_PROMPTS)
@@ -203,6 +206,11 @@ def warnings(arms: Sequence[Arm]) -> list[str]:
             counts = ", ".join(f"{name} in {count} rollouts" for name, count in arm.isolations.most_common())
             lines.append(f"Isolation changed when {arm.name} was resumed: {counts}.")
     return lines
+
+
+def _finals(arm: Arm) -> str:
+    total = sum(arm.classes.values())
+    return f"{arm.name} {percent(arm.classes.get('final', 0) / total if total else None)}"
 
 
 def _spread(arms: Sequence[Arm], what: str, of: Callable[[Arm], str | None]) -> list[str]:

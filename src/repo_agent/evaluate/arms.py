@@ -22,6 +22,8 @@ NEEDED = (
     "train"
 ).split()
 """Keys of run.json without which a run is no evidence."""
+RECORDED = ("record", "import")
+"""Kinds of runs that another agent played."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,8 @@ class Arm:
     path: Path
     record: Mapping[str, Any]
     rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+    """What was left out of it, and what else to say beside its figures."""
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -73,12 +77,24 @@ class Arm:
     @cached_property
     def pending(self) -> tuple[tuple[str, int], ...]:
         """(task, rollout number) pairs without a whole trace."""
+        if self.recorded:
+            return ()
         done = {(row.task, row.rollout) for row in self.rows}
-        return tuple((t, k) for t in self.tasks for k in range(self.record["rollouts"]) if (t, k) not in done)
+        return tuple((t, k) for t in self.tasks for k in range(rollouts_of(self.record, t)) if (t, k) not in done)
 
     @cached_property
     def pending_by_task(self) -> Counter[str]:
         return Counter(task for task, _ in self.pending)
+
+    @property
+    def replayed(self) -> bool:
+        """Whether each rollout is one next call in a recorded context."""
+        return self.record.get("kind") == "replay"
+
+    @property
+    def recorded(self) -> bool:
+        """Whether another agent played: then nothing is pending."""
+        return str(self.record.get("kind", "")).partition(":")[0] in RECORDED
 
     @property
     def graded(self) -> bool:
@@ -151,10 +167,20 @@ def load_arm(run_dir: Path) -> Arm:
     missing = [key for key in NEEDED if key not in record]
     if missing:
         raise UserError(f"lacks {', '.join(missing)}", str(run_dir / RECORD), "Run `repo-agent eval` again")
-    wanted = {(task, k) for task in record["tasks"] for k in range(record["rollouts"])}
-    rows = [_row(raw, run_dir) for raw in run.rows()]
-    whole = tuple(row for row in rows if (row.task, row.rollout) in wanted)
+    wanted = {(task, k) for task in record["tasks"] for k in range(rollouts_of(record, task))}
+    whole = tuple(row for row in rows_of(run) if (row.task, row.rollout) in wanted)
     return Arm(record["arm"], run_dir, {**_played(run_dir, whole), **record}, whole)
+
+
+def rows_of(run: RunDir) -> tuple[Row, ...]:
+    """The whole rollouts of a run directory."""
+    return tuple(_row(raw, run.path) for raw in run.rows())
+
+
+def rollouts_of(record: Mapping[str, Any], task: str) -> int:
+    """How many rollouts of a task a run has: the same number of each, or of a replay its contexts times samples."""
+    rollouts = record["rollouts"]
+    return int(rollouts[task] if isinstance(rollouts, dict) else rollouts)
 
 
 def _played(run_dir: Path, rows: Sequence[Row]) -> dict[str, Any]:
@@ -179,6 +205,8 @@ def _row(raw: Mapping[str, Any], run_dir: Path) -> Row:
 def eval_command(arm: Arm) -> str:
     """The command that plays an arm's pending rollouts: the one that made its run, rebuilt from run.json."""
     record, limits, sampling = arm.record, arm.record["limits"], arm.record["sampling"]
+    if arm.replayed:
+        return _replay_command(arm)
     options: dict[str, Any] = {"suite": record["suite"], "split": record["split"], "model": record["model"]}
     options["out"] = shown(arm.path)
     options["held-out"] = record["held_out_groups"]
@@ -195,6 +223,19 @@ def eval_command(arm: Arm) -> str:
     switches["--isolated-io"] = bool(record.get("isolated_io"))
     words += [flag for flag, on in switches.items() if on]
     return " ".join(["repo-agent", "eval", *map(_quoted, words)])
+
+
+def _replay_command(arm: Arm) -> str:
+    record, sampling = arm.record, arm.record["sampling"]
+    options: dict[str, Any] = {"model": record["model"], "out": shown(arm.path), "split": record["split"]}
+    options |= {key: record[key] for key in ("contexts", "samples", "seed")}
+    options |= {"temperature": sampling["temperature"], "max-tokens": sampling["max_tokens"]}
+    words = [*record["runs"], *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
+    words += ["--dataset", record["dataset"]] if record.get("dataset") else []
+    words += ["--adapter", record["adapter_dir"]] if record.get("adapter_dir") else []
+    words += ["--tools", record["tools"]["module"]] if record.get("tools") else []
+    words += ["--constrain"] if record["constrain"] else []
+    return " ".join(["repo-agent", "replay", *map(_quoted, words)])
 
 
 def shown(path: Path) -> str:

@@ -167,6 +167,8 @@ def table() -> str:
     for row in reversed(SIDES):
         cells = " | ".join(TITLES[TABLE[row, column]] for column in reversed(SIDES))
         lines.append(f"| **{row}** | {cells} |")
+    alone = "; ".join(f"{side}: {TITLES[ALONE[side]]}" for side in reversed(SIDES))
+    lines += ["", f"Where no outcome of either arm is known, validity decides alone. {alone}."]
     return "\n".join(lines)
 
 

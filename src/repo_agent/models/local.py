@@ -19,9 +19,10 @@ from repo_agent.chat.tokenizer import load_tokenizer
 from repo_agent.chat.tokens import ids_hash
 from repo_agent.chat.weights import SMALL, load_weights
 from repo_agent.errors import InfraError, UserError, boundary
-from repo_agent.messages import Usage
+from repo_agent.messages import Usage, key_of
 from repo_agent.models import LARGE, Ask, Completion, Request
 from repo_agent.models.batch import Batch, Row
+from repo_agent.models.calls import taken_apart
 from repo_agent.models.constrain import Grammars
 
 
@@ -43,6 +44,7 @@ class LocalModel:
     ) -> None:
         self.name = name
         self._renderer = Renderer(load_tokenizer(base))
+        self._with_tools: dict[bytes, Renderer] = {}
         model = _load(base, adapter, device, dtype)
         tokenizer = self._renderer.tokenizer
         eos = _eos(model, tokenizer)
@@ -71,8 +73,14 @@ class LocalModel:
             done = await asyncio.wrap_future(row.future)
             text = self._renderer.tokenizer.decode(done.reply, clean_up_tokenization_spaces=False)
         usage = Usage(len(prompt), done.drawn)
+        apart = None if request.tools is None else taken_apart(text)
         return Completion(
-            text, done.finish or "", usage, prompt_ids_hash=ids_hash, tokenizer=self._renderer.fingerprint()
+            text if apart is None else apart,
+            done.finish or "",
+            usage,
+            prompt_ids_hash=ids_hash,
+            tokenizer=self._renderer.fingerprint(),
+            raw_unknown=apart is not None,
         )
 
     async def constraint(self, schema: dict[str, Any], ask: Ask) -> str:
@@ -89,13 +97,21 @@ class LocalModel:
     async def _prompt(self, request: Request) -> tuple[list[int], str]:
         """The prompt's token ids and their hash."""
 
+        renderer = self._for(request.tools)
+
         def ids() -> tuple[list[int], str]:
-            prompt = self._renderer.prompt_ids(request.messages)
+            prompt = renderer.prompt_ids(request.messages)
             return prompt, ids_hash(prompt)
 
         if sum(len(message.content) for message in request.messages) <= LARGE:
             return ids()
         return await asyncio.get_running_loop().run_in_executor(self._reader, ids)
+
+    def _for(self, tools: list[dict[str, Any]] | None) -> Renderer:
+        """What renders prompts that show these tools beside the messages."""
+        if tools is None:
+            return self._renderer
+        return self._with_tools.setdefault(key_of(tools), Renderer(self._renderer.tokenizer, tools))
 
     def _row(self, request: Request, prompt: list[int], room: int) -> Row:
         import torch

@@ -12,6 +12,8 @@ from collections.abc import Container
 from functools import partial
 from typing import Any
 
+from msgspec.structs import replace
+
 from repo_agent.messages import MAX_DEPTH, Message, ToolCall, nesting, strict_json
 from repo_agent.protocols.briefing import Briefing
 from repo_agent.protocols.leaks import without_thinking
@@ -65,7 +67,10 @@ class JsonObject:
             return fault or Parsed(fault="no_call", error=_ASK)
         if nesting(value) > MAX_DEPTH:
             return Parsed(fault="json_invalid", error=f"nested deeper than {MAX_DEPTH}")
-        return _envelope(value)
+        parsed = _envelope(value)
+        if not parsed.fault or parsed.lenient:
+            return parsed
+        return replace(parsed, lenient=stray(text, tools, partial(_is_own, _whole(text))).lenient)
 
     def schema(self, registry: Registry) -> dict[str, Any]:
         def envelope(kind: str, **rest: Any) -> dict[str, Any]:
@@ -101,7 +106,7 @@ def _whole(text: str) -> tuple[int, int]:
 
 def _is_own(whole: tuple[int, int], span: Span) -> bool:
     """Whether an object says of itself that it is a call or a final, or is the whole reply and has a call's keys."""
-    said = span.type == "tool_call" or (span.type == "final" and "summary" in span.keys)
+    said = span.type == "tool_call" or span.is_final
     return said or (span.is_call and (span.start, span.end) == whole)
 
 

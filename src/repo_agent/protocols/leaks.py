@@ -8,18 +8,26 @@ from dataclasses import dataclass
 
 _NAME = r"(?:functions\.)?([\w-]+(?:\.[\w-]+)*)"
 _SEP = r"<\uff5ctool\u2581sep\uff5c>"
-_SYNTAXES = (
-    rf"<\uff5ctool\u2581call\u2581begin\uff5c>(?:function{_SEP})?{_NAME}(?:{_SEP})?",  # DeepSeek
-    rf"<\|channel\|>\w+ to={_NAME}[^{{]{{0,99}}",  # gpt-oss (Harmony)
-    rf"<\|python_tag\|>\s*{_NAME}\.call\(",  # Llama 3
-    rf"<function={_NAME}>",  # Qwen3-Coder
-    rf"\[TOOL_CALLS\]\s*{_NAME}\s*(?:\[ARGS\])?",  # Mistral
-    rf"<\|tool_call_begin\|>\s*{_NAME}(?::\d+)?\s*<\|tool_call_argument_begin\|>",  # Kimi
-    rf"<tool_call>\s*{_NAME}\s*<arg_key>",  # GLM
-    rf'<(?:antml:)?invoke name="{_NAME}">',  # Anthropic
-)
-_LEAK = re.compile("|".join(_SYNTAXES))
+SYNTAXES = {
+    "Anthropic, MiniMax": rf'<(?:antml:|\uff5cDSML\uff5c)?invoke name="{_NAME}">',
+    "DeepSeek": rf"<\uff5ctool\u2581call\u2581begin\uff5c>(?:function{_SEP})?{_NAME}(?:{_SEP})?",
+    "Gemma": rf"<start_function_call>\s*call:{_NAME}(?=\{{)",
+    "GLM, Hunyuan": rf"<tool_call>\s*{_NAME}\s*(?:(?=<arg_key>|</tool_call>)|```)",
+    "Harmony": rf"\bto=functions\.([\w-]+)[^{{]{{0,99}}|<\|channel\|>\w+ to={_NAME}[^{{]{{0,99}}",
+    "Kimi": rf"<\|tool_call_begin\|>\s*{_NAME}(?::\d+)?\s*<\|tool_call_argument_begin\|>",
+    "Llama": rf"<\|python_tag\|>\s*{_NAME}\.call\(",
+    "Mistral": rf"\[TOOL_CALLS\]\s*{_NAME}\s*(?:\[ARGS\])?",
+    "Qwen3-Coder, Llama": rf"<function={_NAME}>",
+}
+"""Vendor → how its calls begin, the tool's name in a group. Calls that are JSON objects with a call's keys need no line
+here; `MARKERS` are what such vendors (Hermes, Llama, Granite, InternLM, Mistral, MiniMax) write before them."""
+MARKERS = (
+    "<tool_call>", "<tool_calls>", "<|python_tag|>", "<|tool_call|>", "<|plugin|>", "[TOOL_CALLS]", "<function_call>",
+)  # fmt: skip
+_LEAK = re.compile("|".join(SYNTAXES.values()))
 _LISTED = re.compile(rf"(?:<\|tool_call_start\|>)?\s*\[\s*{_NAME}\(")
+_NEXT = re.compile(rf"\)\s*,\s*{_NAME}\(")
+"""In Python's syntax, the reply a list: Llama 4, LFM2."""
 _THOUGHT = re.compile(r"\s*<think>(.*?)(?:</think>|\Z)", re.DOTALL)
 
 
@@ -37,7 +45,7 @@ def leaks(text: str, tools: Container[str] | None) -> list[Leak]:
     found = [Leak(next(filter(None, hit.groups())), hit.start(), hit.end()) for hit in _LEAK.finditer(text)]
     listed = _LISTED.match(text.strip())
     if listed and text.rstrip().removesuffix("<|tool_call_end|>").endswith(")]"):
-        found.append(Leak(listed[1], 0, listed.end()))
+        found += [Leak(hit[1], 0, hit.end()) for hit in (listed, *_NEXT.finditer(text))]
     return [leak for leak in found if tools is None or leak.name in tools]
 
 

@@ -45,8 +45,9 @@ def any_object(text: str) -> dict[str, Any] | None:
 
 
 def called(value: Any) -> ToolCall | None:
-    """The call that an object means, under the keys of any protocol, or None."""
-    if not isinstance(value, dict):
+    """The call that an object means, under the keys of any protocol; None for no call, or one with two sets of
+    arguments."""
+    if not isinstance(value, dict) or ("args" in value and "arguments" in value):
         return None
     name, args = value.get("name"), value.get("arguments", value.get("args"))
     return ToolCall(name, args) if isinstance(name, str) and isinstance(args, dict) else None

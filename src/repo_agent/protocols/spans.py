@@ -1,13 +1,13 @@
 """Where objects with braces are in a reply: one pass, aware of strings, linear in its length, never an exception.
 
 Found are the outermost objects that close, whether or not they parse, and whether one that holds a call's keys never
-does. What is inside an object that closes belongs to it and is never taken for another.
+does. What is inside an object with a call's keys belongs to it and is never taken for another call.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from repo_agent.messages import MAX_DEPTH
 
@@ -15,7 +15,7 @@ _STRING = r""""[^"\\]*+(?:\\.[^"\\]*+)*+"|'[^'\\]*+(?:\\.[^'\\]*+)*+'"""
 _START = re.compile(rf"\{{\s*+(?:{_STRING}|[A-Za-z_]\w*+)\s*+:", re.DOTALL)
 """A brace in prose is not followed by a key."""
 _TOKEN = re.compile(
-    r"""(?P<bare>[A-Za-z_]\w*+) | (?P<mark>[{}\[\]:,]) | \s++ | \\. | [^\s\\{}\[\]:,"'A-Za-z_]++ | .""",
+    r"""(?P<bare>[A-Za-z_]\w*+) | (?P<mark>[{}\[\]:,]) | \s++ | (?P<other>\\. | [^\s\\{}\[\]:,"'A-Za-z_]++ | .)""",
     re.DOTALL | re.VERBOSE,
 )
 _QUOTED = {
@@ -38,11 +38,22 @@ class Span:
     name: str | None
     """As it is written."""
     type: str | None
+    inside: tuple[Span, ...] = ()
+    """The outermost calls and finals in it, where it is none."""
 
     @property
     def is_call(self) -> bool:
         """Whether it has a call's keys: what to call, and with what."""
         return bool(self.keys & _NAMES and self.keys & _ARGUMENTS)
+
+    @property
+    def is_final(self) -> bool:
+        return self.type == "final" and "summary" in self.keys
+
+    @property
+    def may_count(self) -> bool:
+        """Whether a protocol may take it for a call or a final."""
+        return self.is_call or self.is_final or self.type == "tool_call"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +83,13 @@ class _Open:
         return bool(self.keys & _NAMES and self.keys & _ARGUMENTS)
 
     def closed(self, end: int) -> Span:
-        return Span(self.start, end, self.keys, self.name, self.type)
+        span = Span(self.start, end, self.keys, self.name, self.type)
+        if not self.inside or span.may_count:
+            return span
+        inside: list[Span] = []
+        for one in self.inside:
+            inside += [one] if one.may_count else one.inside
+        return replace(span, inside=tuple(inside)) if inside else span
 
 
 _DEEP = _Open(-1)
@@ -92,13 +109,15 @@ class _Scanner:
         """How many lists are open in each open object."""
         self._found: list[Span] = []
         self._before = ""
-        """The last mark, or `word`; "" after a string."""
+        """The last mark, `word` or `other`; "" after a string."""
 
     def run(self) -> Scan:
         place = 0
         while place < len(self._text):
             place = self._inside(place) if self._open else self._outside(place)
-        spans = [*self._found, *(span for one in self._open for span in one.inside or ())]
+        spans = list(self._found)
+        for span in (span for one in self._open for span in one.inside or ()):
+            spans += [span] if _START.match(self._text, span.start) else span.inside
         return Scan(tuple(spans), any(one.is_call for one in self._open))
 
     def _outside(self, place: int) -> int:
@@ -124,6 +143,8 @@ class _Scanner:
         elif token.lastgroup == "bare":
             self._word(token[0])
             self._before = "word"
+        elif token.lastgroup:
+            self._before = token.lastgroup
         return token.end()
 
     def _is_due(self) -> bool:
@@ -131,15 +152,15 @@ class _Scanner:
         return self._before in ("{", "[", ",", ":")
 
     def _word(self, text: str) -> None:
-        """A string or a bare word: a key where one may stand, else a value."""
+        """A string or a bare word: behind a colon a value, else a key if a colon follows."""
         top = self._open[-1]
         if self._lists[-1] or top is _DEEP:
             return
-        if self._before in ("{", ","):
+        if self._before != ":":
             top.key = text
-        elif self._before == ":" and top.key == "name" and top.name is None:
+        elif top.key == "name" and top.name is None:
             top.name = text
-        elif self._before == ":" and top.key == "type" and top.type is None:
+        elif top.key == "type" and top.type is None:
             top.type = text
 
     def _mark(self, mark: str, place: int) -> None:

@@ -10,16 +10,15 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from repo_agent.messages import strict_json
-from repo_agent.protocols.leaks import leaks
+from repo_agent.messages import ToolCall, strict_json
+from repo_agent.protocols.leaks import MARKERS, leaks
 from repo_agent.protocols.lenient import any_object, called
 from repo_agent.protocols.spans import Span, scan
 from repo_agent.tools.verdict import Parsed
 
 TAG, END_TAG = "<tool_call>", "</tool_call>"
 _ASK = "make one tool call, or finish with a plain text"
-_MARKERS = (TAG, "<|python_tag|>", "<|tool_call|>", "[TOOL_CALLS]", "[TOOL_CALLS][", "<function_call>")
-"""What stands right before a call's object."""
+_EMPTY = re.compile(r"\{\s*+\}")
 _NEAR = 200
 """Characters between the two, white space and the marker."""
 
@@ -45,9 +44,8 @@ class Stray:
             return Parsed(fault="multiple_calls", error="one call a turn, please") if count else None
         if not self.objects:
             return Parsed(fault="wrapped", error="a call in another syntax than this agent's")
-        span = self.objects[0]
+        span, lenient = self.objects[0], self.lenient
         body = self.text[span.start : span.end]
-        lenient = called(any_object(body))
         before = self.text[: span.start].strip().removesuffix(tags[0]).strip()
         after = self.text[span.end :].strip().removeprefix(tags[1]).strip()
         if before or after:
@@ -58,14 +56,23 @@ class Stray:
             return Parsed(fault="json_invalid", error=f"not valid JSON: {error}", lenient=lenient)
         return Parsed(fault="envelope_invalid", error=where, lenient=lenient)
 
+    @property
+    def lenient(self) -> ToolCall | None:
+        """What the forgiving parse of the one call gives; None where there is not one."""
+        if self.opened or self.others or len(self.objects) != 1:
+            return None
+        return called(any_object(self.text[self.objects[0].start : self.objects[0].end]))
+
 
 def stray(text: str, tools: Container[str] | None, own: Callable[[Span], bool]) -> Stray:
     """Look through a reply. An object counts where it is in the protocol's `own` place, or has a call's keys and the
     name of a declared tool; `tools` None: of any."""
     found = scan(text)
-    objects = [
-        span for span in found.spans if own(span) or (_holds_call(text, span) and (tools is None or span.name in tools))
-    ]
+
+    def counts(span: Span) -> bool:
+        return own(span) or (_holds_call(text, span) and (tools is None or span.name in tools))
+
+    objects = [one for span in found.spans for one in ([span] if counts(span) else filter(counts, span.inside))]
     closed = frozenset(span.start for span in found.spans)
     others = [leak for leak in leaks(text, tools) if not _is_inside(leak.start, found.spans)]
     places = [tag.end() for tag in re.finditer(TAG, text) if not _is_inside(tag.start(), found.spans)]
@@ -84,9 +91,10 @@ def without_call(
     return Parsed(final=final) if final else Parsed(fault="no_call", error=_ASK)
 
 
-def marked(text: str, span: Span, markers: tuple[str, ...] = _MARKERS) -> bool:
-    """Whether a call's marker stands right before an object."""
-    return text[max(0, span.start - _NEAR) : span.start].rstrip().endswith(markers)
+def marked(text: str, span: Span, markers: tuple[str, ...] = MARKERS) -> bool:
+    """Whether a call's marker stands right before an object, or before the list that it begins."""
+    before = text[max(0, span.start - _NEAR) : span.start].rstrip()
+    return before.endswith(markers) or before.removesuffix("[").rstrip().endswith(markers)
 
 
 def _holds_call(text: str, span: Span) -> bool:
@@ -103,7 +111,7 @@ def _opens(text: str, place: int, closed: Container[int]) -> bool:
     """Whether a marker that ends at a place is followed by an object that does not close, or by nothing."""
     while place < len(text) and text[place].isspace():
         place += 1
-    return place == len(text) or (text[place] == "{" and place not in closed)
+    return place == len(text) or (text[place] == "{" and place not in closed and not _EMPTY.match(text, place))
 
 
 def _final(text: str) -> dict[str, Any] | None:

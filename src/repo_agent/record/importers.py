@@ -73,7 +73,10 @@ def import_logs(
 
 def _problems(conversations: Conversations) -> list[str]:
     unjudged = conversations.tally.counts().get("unjudged", 0)
-    said = [f"{unjudged} turns were not judged: the logs hold no tool schemas; give --tools"] if unjudged else []
+    odd = conversations.tally.unjudged
+    said = [f"calls of {name} are not judged: {why}" for name, why in odd.items()]
+    if unjudged and not odd:
+        said.append(f"{unjudged} turns were not judged: the logs hold no tool schemas; give --tools")
     return said + (
         [f"{conversations.errors} requests without any reply are in errors/"] if conversations.errors else []
     )

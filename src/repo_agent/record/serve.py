@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -35,6 +35,8 @@ class RecordOptions:
     port: int
     tools: Path | None
     task_from: str
+    adapter: Mapping[str, Any] | None = None
+    """What run.json says of the adapter that the upstream runs."""
 
 
 OnStart = Callable[[str, int], None]
@@ -145,6 +147,7 @@ def _run_record(options: RecordOptions, registry: Registry | None) -> dict[str, 
         "upstream": bare(options.upstream),
         "tools": digest(registry.schemas()) if registry else None,
         "task_from": options.task_from,
+        **(options.adapter or {}),
         "versions": {"repo-agent": version("repo-agent"), "aiohttp": version("aiohttp")},
     }
 

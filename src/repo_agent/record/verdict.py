@@ -30,6 +30,8 @@ class Tally:
         self.classes: Counter[str] = Counter()
         self.unchecked: Counter[str] = Counter()
         """Calls by what of their tool's schema was not checked."""
+        self.unjudged: dict[str, str] = {}
+        """Tools whose calls cannot be judged, and why."""
 
     def add(self, turn_class: str) -> None:
         self.classes[turn_class] += 1
@@ -51,6 +53,7 @@ class Tally:
             return f"validity {why if counts.get('unjudged') else 'not measured yet'}"
         said = ", ".join(f"{count} {name}" for name, count in counts.items())
         partly = "".join(f"; {count} calls without {name} checked" for name, count in sorted(self.unchecked.items()))
+        partly += "".join(f"; calls of {name} are not judged ({why})" for name, why in self.unjudged.items())
         return f"validity so far {counts.get('ok', 0) / scored:.1%} of {scored} turns ({said}{partly})"
 
 
@@ -63,6 +66,7 @@ class Judge:
         """What the trace says about the tools: as the agent sent them, where it did."""
         self.last: str | None = None
         """The class of the last turn."""
+        tally.unjudged |= self._registry.unjudged if self._registry else {}
         self._any_call = False
 
     def verdict(self, protocol: str, text: str, finish_reason: str | None, read: Judged | None = None) -> Judged:
@@ -75,7 +79,7 @@ class Judge:
         return judged
 
     def _judge(self, protocol: str, text: str, finish_reason: str | None) -> Judged:
-        if self._registry is None:
+        if self._registry is None or not self._registry.judges:
             return Judged("unjudged")
         parsed = protocol_named(protocol).parse(text, self._registry.specs)
         truncated = finish_reason == "length"

@@ -19,7 +19,7 @@ from repo_agent.errors import UserError
 from repo_agent.escape import visible
 from repo_agent.evaluate import metrics
 from repo_agent.evaluate.advice import leaks, percent, points, smallest_effect
-from repo_agent.evaluate.arms import Arm, Row, shown
+from repo_agent.evaluate.arms import Arm, Row, rollouts_of, shown
 from repo_agent.evaluate.comparison import Comparison, compare_runs, cost_rank
 from repo_agent.evaluate.pairs import Pair
 from repo_agent.evaluate.verdict import DECIDING, VALIDITY
@@ -202,8 +202,8 @@ def caveats(comparison: Comparison) -> list[str]:
     """What this comparison does not show, from what was run."""
     arms, record, verdict = comparison.arms, comparison.reference.record, comparison.verdict
     lines = [
-        f"One suite, {record['suite']}, {len(comparison.reference.tasks)} tasks, rollouts of each: "
-        f"{record['rollouts']}. Other tasks, other tools, renamed arguments and other prompts were not tried.",
+        f"One suite, {record['suite']}, {len(comparison.reference.tasks)} tasks, {_each(comparison.reference)}. "
+        "Other tasks, other tools, renamed arguments and other prompts were not tried.",
         "The verdict is on one pair of arms, chosen beforehand; no p is corrected for the number of pairs.",
     ]
     if any(arm.base_name == "tiny" for arm in arms):
@@ -218,7 +218,7 @@ def caveats(comparison: Comparison) -> list[str]:
         for metric, size in sizes.items()
         if size is not None
     ]
-    if record["split"] != "held-out":
+    if record["split"] not in ("held-out", "recorded"):
         lines.append(f"The tasks are the split {record['split']}, not held-out ones: training may have seen them.")
     if not any(cost_rank(arm, arms) == 1 for arm in arms):
         lines.append("No arm is a constrained base: against a bare base alone, tuning looks better than it need be.")
@@ -227,6 +227,13 @@ def caveats(comparison: Comparison) -> list[str]:
             tasks = ", ".join(verdict.pairs[metric].left_out)
             lines.append(f"Left out of {metric.replace('_', ' ')}, since an arm has no value there: {tasks}.")
     return [*lines, *_our_own(arms)]
+
+
+def _each(arm: Arm) -> str:
+    """How often each task was played."""
+    counts = sorted({rollouts_of(arm.record, task) for task in arm.tasks})
+    many = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"{'next calls in recorded contexts' if arm.replayed else 'rollouts'} of each: {many}"
 
 
 def _our_own(arms: Sequence[Arm]) -> list[str]:

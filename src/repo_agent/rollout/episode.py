@@ -118,18 +118,20 @@ async def play(
             watch(event)
 
     try:
-        emit(_start(task, number, setting, seed))
+        emit(start_of(task, number, setting, seed))
         rollout, outcome = await _played(task, model, setting, seed, emit)
-        end = _end(rollout, outcome, setting, time.monotonic() - started)
+        end = end_of(rollout, outcome, setting.prices, time.monotonic() - started)
         emit(end)
-        await in_thread(_put_away, writer, end)
+        await in_thread(put_away, writer, end)
         return end
     finally:
         writer.close()
 
 
 @dataclass
-class _Outcome:
+class Outcome:
+    """What came of a rollout; by default an error of ours."""
+
     ended: str = "error"
     passed: bool | None = None
     verbatim: bool | None = None
@@ -138,11 +140,11 @@ class _Outcome:
 
 async def _played(
     task: Task, model: Model, setting: Setting, seed: int, emit: Callable[[events.Event], None]
-) -> tuple[Rollout | None, _Outcome]:
+) -> tuple[Rollout | None, Outcome]:
     """The rollout at its end, None where its workspace could not be made, and what came of it."""
-    outcome, rollout = _Outcome(), None
+    outcome, rollout = Outcome(), None
     try:
-        async with _workspace(task) as workspace:
+        async with workspace_of(task) as workspace:
             tests = _Tests(task, workspace, setting)
             rollout = Rollout(
                 model=model,
@@ -153,25 +155,25 @@ async def _played(
                 sampling=setting.sampling,
                 seed=seed,
                 constrain=setting.constrain,
-                guarded=_guarded(task, setting.spec.registry),
+                guarded=guarded(task, setting.spec.registry),
                 counter=setting.counter,
             )
             ended = await rollout.run(task.goal)
             with boundary("grade"):
                 verdict = await tests.run("grade")
             emit(verdict)
-            outcome = _Outcome(ended, verdict.outcome == "passed", tests.verbatim)
+            outcome = Outcome(ended, verdict.outcome == "passed", tests.verbatim)
     except Stopped as stop:
-        outcome = _Outcome("stopped", error=stop.reason)
+        outcome = Outcome("stopped", error=stop.reason)
     except StoreError:
         raise
     except InfraError as failure:
-        outcome = _Outcome("error", error=str(failure))
+        outcome = Outcome("error", error=str(failure))
     return rollout, outcome
 
 
 @asynccontextmanager
-async def _workspace(task: Task) -> AsyncIterator[Workspace]:
+async def workspace_of(task: Task) -> AsyncIterator[Workspace]:
     """A workspace that is made and cleared away without holding up other rollouts."""
     workspace = Workspace(task.files)
     with boundary("workspace"):
@@ -182,9 +184,10 @@ async def _workspace(task: Task) -> AsyncIterator[Workspace]:
         await in_thread(workspace.__exit__, None, None, None)
 
 
-def _end(rollout: Rollout | None, outcome: _Outcome, setting: Setting, seconds: float) -> events.RunEnd:
+def end_of(rollout: Rollout | None, outcome: Outcome, prices: Prices | None, seconds: float) -> events.RunEnd:
+    """The last line of a trace."""
     prompt, completion = (rollout.prompt_tokens, rollout.completion_tokens) if rollout else (0, 0)
-    known = setting.prices and prompt is not None and completion is not None
+    known = prices and prompt is not None and completion is not None
     return events.RunEnd(
         ended=outcome.ended,
         passed=outcome.passed,
@@ -194,11 +197,12 @@ def _end(rollout: Rollout | None, outcome: _Outcome, setting: Setting, seconds: 
         seconds=round(seconds, 3),
         error=outcome.error,
         verbatim=outcome.verbatim,
-        cost_usd=setting.prices.cost(prompt or 0, completion or 0) if known and setting.prices else None,
+        cost_usd=prices.cost(prompt or 0, completion or 0) if known and prices else None,
     )
 
 
-def _put_away(writer: TraceWriter, end: events.RunEnd) -> None:
+def put_away(writer: TraceWriter, end: events.RunEnd) -> None:
+    """Where a trace belongs that ended so."""
     if end.ended not in ("error", "stopped"):
         writer.commit()
     elif end.ended == "error" or end.steps:
@@ -207,7 +211,7 @@ def _put_away(writer: TraceWriter, end: events.RunEnd) -> None:
         writer.drop()
 
 
-def _guarded(task: Task, registry: Registry) -> Registry | None:
+def guarded(task: Task, registry: Registry) -> Registry | None:
     """Where the task says what may be written, the same tools with a write_file that refuses the rest."""
     if not task.writable:
         return None
@@ -234,7 +238,7 @@ class _Tests:
         return self._workspace.digest(), test_job(self._task, self._setting.isolated_io)
 
 
-def _start(task: Task, number: int, setting: Setting, seed: int) -> events.RunStart:
+def start_of(task: Task, number: int, setting: Setting, seed: int) -> events.RunStart:
     return events.RunStart(
         task=task.id,
         group=task.split_group,

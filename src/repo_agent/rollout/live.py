@@ -11,11 +11,11 @@ from repo_agent.models import Completion, Constrainable, Model, Request
 from repo_agent.models.openai_chat import OpenAIChat
 from repo_agent.models.resolve import open_model
 from repo_agent.models.tokens import TokenCounter
-from repo_agent.rollout.episode import Setting, player, rollouts_of
+from repo_agent.rollout.episode import player, rollouts_of
 from repo_agent.rollout.meter import Budget, Meter, Metered
 from repo_agent.rollout.options import EvalOptions, check, chosen, setting
 from repo_agent.rollout.oracle import oracle, playable
-from repo_agent.rollout.record import adapter_record, is_base, run_record
+from repo_agent.rollout.record import Played, adapter_record, is_base, run_record
 from repo_agent.rollout.runner import Play, Watch, allow_files
 from repo_agent.rollout.session import Session, carry_out
 from repo_agent.tasks import load_suite
@@ -52,14 +52,15 @@ def run_eval(options: EvalOptions, watch: Watch | None = None) -> dict[str, Any]
         return model or oracle(task, shared.spec.protocol, shared.rollout_seed(task, number))
 
     async def begin() -> tuple[Play, Sequence[events.LlmAction]]:
-        await _check_served(options, model)
-        proved, canary = await _proved(shared, model, meter)
-        return player(tasks, model_for, proved, meter, session.watch), canary
+        await check_served(options, model)
+        schema = shared.spec.protocol.schema(shared.spec.registry) if shared.constrain else None
+        constraint, canary = await constrained_by(schema, model, meter)
+        return player(tasks, model_for, replace(shared, constraint=constraint), meter, session.watch), canary
 
     return carry_out(session, model, begin)
 
 
-async def _check_served(options: EvalOptions, model: Model | None) -> None:
+async def check_served(options: Played, model: Model | None) -> None:
     """Raise UserError where a server says that it runs the adapter on another base than its own."""
     trained = adapter_record(options) if options.adapter else None
     served = await model.bases() if trained and isinstance(model, OpenAIChat) else []
@@ -68,15 +69,16 @@ async def _check_served(options: EvalOptions, model: Model | None) -> None:
         raise UserError(what, str(options.adapter), f"Serve it on {trained.base}, under that name")
 
 
-async def _proved(shared: Setting, model: Model | None, meter: Meter) -> tuple[Setting, list[events.LlmAction]]:
-    """The setting with how the model's replies are constrained to the schema, and the replies that proved it.
+async def constrained_by(
+    schema: dict[str, Any] | None, model: Model | None, meter: Meter
+) -> tuple[str | None, list[events.LlmAction]]:
+    """How the model's replies are constrained to the schema, None where they are free; and the replies that proved it.
 
     Raises UserError where they turn out not to be, Stopped where the budget does not hold the proof.
     """
-    schema = shared.spec.protocol.schema(shared.spec.registry) if shared.constrain else None
     replies: list[events.LlmAction] = []
     if schema is None or not isinstance(model, Constrainable):
-        return shared, replies
+        return None, replies
 
     async def ask(request: Request) -> Completion:
         completion = await Metered(model, meter).complete(request)
@@ -91,4 +93,4 @@ async def _proved(shared: Setting, model: Model | None, meter: Meter) -> tuple[S
         replies.append(reply)
         return completion
 
-    return replace(shared, constraint=await model.constraint(schema, ask)), replies
+    return await model.constraint(schema, ask), replies

@@ -81,9 +81,7 @@ def check(options: EvalOptions) -> None:
     ):
         if number < 1:
             raise UserError(f"{number} is too small", flag, "Give 1 or more")
-    if options.adapter and parts(options.model)[0] not in PRESETS:
-        what = "names the adapter of a model on a server"
-        raise UserError(what, "--adapter", "Write local:BASE+ADAPTER, or leave it out")
+    check_model(options.model, options.adapter)
     if options.stop_on_pass and options.tests != "on_write":
         raise UserError("needs tests after each write", "--stop-on-pass", "Leave out --tests")
     if options.constrain and options.model == "oracle":
@@ -91,11 +89,15 @@ def check(options: EvalOptions) -> None:
     if options.constrain and protocol_named(options.protocol).schema(default_registry()) is None:
         what = f"a reply of the protocol {options.protocol} is more than one JSON value"
         raise UserError(what, "--constrain", "Use --protocol json")
-    if options.protocol == "native" and parts(options.model)[0] == "local":
-        what = "in native the server makes and reads the calls, and a local model has no server"
-        raise UserError(what, "--protocol", "Use hermes, the same format in the model's own text")
     if options.model == "oracle" and Budget(options.budget_usd, options.budget_tokens).limited:
         raise UserError("the oracle spends nothing", "--budget-usd, --budget-tokens", "Leave the budget out")
+
+
+def check_model(model: str, adapter: Path | None) -> None:
+    """Raise UserError for an adapter that is named beside a model that is not on a server."""
+    if adapter and parts(model)[0] not in PRESETS:
+        what = "names the adapter of a model on a server"
+        raise UserError(what, "--adapter", "Write local:BASE+ADAPTER, or leave it out")
 
 
 def chosen(suite: Suite, options: EvalOptions) -> list[Task]:

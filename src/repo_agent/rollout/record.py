@@ -6,7 +6,7 @@ import platform
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from repo_agent.chat.base import base_hash
 from repo_agent.errors import UserError
@@ -20,13 +20,27 @@ from repo_agent.traces.store import PROMPT, TOOLS, TRAINED_PROMPTS, tool_hashes
 from repo_agent.train.record import RunRecord, adapter_hash, read_record
 
 
+class Played(Protocol):
+    """Which model plays, and on which side of a split."""
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def adapter(self) -> Path | None:
+        """Of a model on a server: the directory of the adapter that it runs."""
+
+    @property
+    def split(self) -> str: ...
+
+
 def run_record(options: EvalOptions, suite: Suite, tasks: list[Task], setting: Setting) -> dict[str, Any]:
     """run.json. Raises UserError where the adapter does not belong to this run."""
     split = suite.split(options.held_out)
     contract = setting.spec.contract.hash
     trained = adapter_record(options)
     if trained:
-        _check_adapter(options, trained, contract, [task.id for task in tasks])
+        check_adapter(options, trained, contract, [task.id for task in tasks])
     return {
         "format": 1,
         "arm": setting.arm,
@@ -49,28 +63,47 @@ def run_record(options: EvalOptions, suite: Suite, tasks: list[Task], setting: S
         TOOLS: tool_hashes(setting.spec.registry.schemas()),
         PROMPT: text_hash(setting.spec.system),
         "tools": {"module": tilde(options.tools), "hash": source_hash(options.tools)} if options.tools else None,
-        "adapter": _adapter(options, trained),
-        TRAINED_PROMPTS: trained.system_prompts or None if trained else None,
-        "adapter_dir": tilde(str(options.adapter)) if options.adapter else None,
-        "base_hash": _base_hash(options, trained),
+        **adapter_keys(options, trained),
         "isolation": setting.isolation.name,
         "isolated_io": options.isolated_io or None,
         "versions": {"python": platform.python_version(), "repo-agent": version("repo-agent")},
     }
 
 
-def adapter_record(options: EvalOptions) -> RunRecord | None:
+def adapter_keys(options: Played, trained: RunRecord | None) -> dict[str, Any]:
+    """The keys of run.json about adapter and base."""
+    return {
+        "adapter": _adapter(options, trained),
+        TRAINED_PROMPTS: trained.system_prompts or None if trained else None,
+        "adapter_dir": tilde(str(options.adapter)) if options.adapter else None,
+        "base_hash": _base_hash(options, trained),
+    }
+
+
+def served_adapter(folder: Path) -> dict[str, Any]:
+    """The same keys for an adapter that somebody else's agent is served with, and the contract that it is for."""
+    trained = read_record(folder)
+    known = {"hash": adapter_hash(folder), "train_tasks": trained.train_tasks, "base": trained.base}
+    return {
+        "adapter": {**known, "contract": trained.contract, "held_out": trained.held_out},
+        TRAINED_PROMPTS: trained.system_prompts or None,
+        "adapter_dir": tilde(str(folder)),
+        "base_hash": trained.base_hash,
+    }
+
+
+def adapter_record(options: Played) -> RunRecord | None:
     """What is on record of the adapter that plays; None where none does, or none is known."""
     folder = _folder(options)
     return read_record(folder) if folder else None
 
 
-def _folder(options: EvalOptions) -> Path | None:
+def _folder(options: Played) -> Path | None:
     written = options.adapter or parts(options.model)[2]
     return Path(written).expanduser() if written else None
 
 
-def _adapter(options: EvalOptions, trained: RunRecord | None) -> dict[str, Any] | None:
+def _adapter(options: Played, trained: RunRecord | None) -> dict[str, Any] | None:
     """A hash of the adapter's weights, the tasks that it was trained on, and of one on a server its base."""
     folder = _folder(options)
     if trained is None or folder is None:
@@ -79,14 +112,14 @@ def _adapter(options: EvalOptions, trained: RunRecord | None) -> dict[str, Any] 
     return known | ({"base": trained.base} if options.adapter else {})
 
 
-def _base_hash(options: EvalOptions, trained: RunRecord | None) -> str | None:
+def _base_hash(options: Played, trained: RunRecord | None) -> str | None:
     kind, base, _ = parts(options.model)
     if kind == "local" and base:
         return base_hash(base)
     return trained.base_hash if trained else None
 
 
-def _check_adapter(options: EvalOptions, trained: RunRecord, contract: str, tasks: list[str]) -> None:
+def check_adapter(options: Played, trained: RunRecord, contract: str, tasks: list[str]) -> None:
     """Raise UserError for an adapter of another contract or base, or, on held-out tasks, one trained on them."""
     kind, base, _ = parts(options.model)
     folder = str(options.adapter or parts(options.model)[2])

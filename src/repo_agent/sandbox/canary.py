@@ -45,6 +45,14 @@ def test_no_read_outside():
         open({secret!r})
 
 
+def test_modes_inside_alone():
+    open("own", "w").close()
+    os.chmod("own", 0o600)
+    assert os.stat("own").st_mode & 0o777 == 0o600
+    with pytest.raises(OSError):
+        os.chmod({secret!r}, 0o777)
+
+
 def test_no_connection():
     with pytest.raises(OSError):
         socket.create_connection(("127.0.0.1", {port}), timeout=1).close()
@@ -103,6 +111,6 @@ def _tried(layer: Isolation) -> str:
 
 
 def _judged(result: Grade) -> str:
-    if (result.passed, result.failed) == (5, 1) and "test_bad_fails: AssertionError: assert 2 == 1" in result.output:
+    if (result.passed, result.failed) == (6, 1) and "test_bad_fails: AssertionError: assert 2 == 1" in result.output:
         return ""
     return result.output.replace("\n", "; ")

@@ -31,6 +31,9 @@ PYTEST_FILES = ("conftest.py", "pytest.ini", ".pytest.ini", "pytest.toml", ".pyt
 CONFIG_FILES = frozenset((*PYTEST_FILES, "pyproject.toml", "sitecustomize.py", "usercustomize.py"))
 """Names by which a file changes how pytest or Python start."""
 
+MOST_PATH_BYTES = 3_000
+"""Of a file's name relative to the workspace; the kernel takes 4,096 in all."""
+
 
 async def grade(root: Path, job: TestJob, isolation: Isolation) -> Grade:
     """Run the job's tests on a copy of the workspace at `root`, as many at once as there are processors.
@@ -58,6 +61,8 @@ def grade_now(root: Path, job: TestJob, isolation: Isolation, cancel: threading.
     files = dict(_files(root, job))
     if sum(map(len, files.values())) > job.bounds.disk_bytes or len(files) > job.bounds.files:
         return Grade("failed", 0, 0, 0, None, "the workspace is too large to be tested")
+    if any(len(os.fsencode(name)) > MOST_PATH_BYTES for name in files):
+        return Grade("failed", 0, 0, 0, None, "a path in the workspace is too long to be tested")
     python, key = interpreter(job.python), secrets.token_bytes(32)
     with planned(isolation, python, job.bounds.disk_bytes) as plan, tempfile.TemporaryFile() as file:
         _write_job(file, files, _described(job, plan, files, key))
@@ -111,6 +116,8 @@ def _described(job: TestJob, plan: Plan, files: Mapping[str, bytes], key: bytes)
         "read": plan.read,
         "write": plan.write,
         "filters": plan.filters,
+        "calls": dict(plan.calls),
+        "seccomp": plan.seccomp,
         "reap": plan.reaped,
         "seconds": job.test_seconds,
         "pythonpath": job.pythonpath,

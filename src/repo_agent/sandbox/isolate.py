@@ -21,13 +21,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 from repo_agent.errors import UserError
+from repo_agent.sandbox.child.metadata import CALLS
+from repo_agent.sandbox.workspace import clear
 
 CHILD = Path(__file__).with_name("child")
 LAYERS = ("bubblewrap", "namespaces", "subreaper")
@@ -40,10 +42,27 @@ INSIDE, SMALL, SMALL_BYTES = "/repo-agent", ("/tmp", "/dev/shm"), 16 * 2**20
 """In bubblewrap: the scratch folder, and two more folders in memory."""
 DENIED = (
     *("ptrace", "process_vm_readv", "process_vm_writev", "kcmp", "pidfd_getfd", "unshare", "setns", "mount", "umount2"),
-    *("move_mount", "fsopen", "open_tree", "pivot_root", "chroot", "bpf", "perf_event_open", "userfaultfd", "keyctl"),
-    *("add_key", "request_key", "io_uring_setup", "open_by_handle_at", "kexec_load", "init_module", "finit_module"),
+    *("move_mount", "fsopen", "fsmount", "fspick", "open_tree", "mount_setattr", "pivot_root", "chroot", "bpf"),
+    *("perf_event_open", "userfaultfd", "keyctl", "add_key", "request_key", "io_uring_setup", "open_by_handle_at"),
+    *("name_to_handle_at", "fanotify_init", "kexec_load", "init_module", "finit_module", "delete_module", "quotactl"),
+    *("memfd_create", "memfd_secret", "shmget", "semget", "msgget", "mq_open", "process_madvise", "process_mrelease"),
+    *("migrate_pages", "move_pages", "utime", "utimes", "futimesat"),
 )
-"""System calls that no test needs and that reach beyond a process or far into the kernel."""
+"""System calls that no test needs and that reach beyond a process or far into the kernel, hold memory that no process
+shows, or change a file that Landlock does not look after."""
+XATTRS = ("setxattr", "lsetxattr", "fsetxattr", "removexattr", "lremovexattr", "fremovexattr")
+"""Answered as by a file system without them, which every program that copies takes."""
+TOO_NEW = (463, 466, 467, 469)
+"""setxattrat, removexattrat, open_tree_attr, file_setattr, by number: libseccomp does not know the names."""
+OF_OTHERS = (
+    *("prlimit64", "sched_setaffinity", "sched_setparam", "sched_setscheduler", "sched_setattr"),
+    *("setpriority", "ioprio_set"),
+)
+"""Calls that take a process, as their first argument or (the last two) their second; 0 means oneself."""
+ATTRIBUTES = (0x40086602, 0x40087602, 0x401C5820, 0x40806685, 0x800C6613)
+"""ioctl(2) for a file's flags, version, project, verity and encryption: the file only has to be open for reading."""
+FAMILIES = (1, 2, 10, 16)
+"""Socket families that a run with a network of its own may open: unix, IPv4, IPv6, netlink."""
 CLONE_NEWUSER = 0x10000000
 
 
@@ -75,6 +94,10 @@ class Plan:
     write: tuple[str, ...] = ()
     filters: str = ""
     """A BPF program, base64."""
+    calls: Mapping[str, int] = field(default_factory=dict)
+    """System calls, with their numbers, that it hands to the process above the tests; see child/metadata.py."""
+    seccomp: int = 0
+    """The number of seccomp(2)."""
     reaped: bool = False
 
 
@@ -87,23 +110,33 @@ def planned(layer: Isolation, python: Interpreter, disk_bytes: int) -> Iterator[
         command = (*_bubblewrap(python, uid, disk_bytes), *_drop(uid, python, hidden=True), *child)
         yield Plan(command, INSIDE, inner=(INSIDE, *SMALL), filters=_filters(sockets=True))
         return
-    with tempfile.TemporaryDirectory(prefix="repo-agent-", ignore_cleanup_errors=True) as folder:
-        scratch = str(Path(folder).resolve())
-        if layer.name == UNSAFE:
-            yield Plan(child, scratch, reaped=sys.platform == "linux")
-            return
-        if uid is not None:
-            os.chown(scratch, uid, uid)
-        spaces = _unshare(uid) if layer.name == "namespaces" else ()
-        read = (*SYSTEM, *SYSTEM_FILES, *DEVICES, *python.folders, str(CHILD), *(("/proc",) if spaces else ()))
-        yield Plan(
-            (*spaces, *_drop(uid, python, hidden=False), *child),
-            scratch,
-            read=read,
-            write=(scratch, "/dev/null"),
-            filters=_filters(sockets=False),
-            reaped=not spaces,
-        )
+    scratch = Path(tempfile.mkdtemp(prefix="repo-agent-")).resolve()
+    try:
+        yield _on_this_machine(layer, python, child, uid, str(scratch))
+    finally:
+        clear(scratch)
+
+
+def _on_this_machine(
+    layer: Isolation, python: Interpreter, child: tuple[str, ...], uid: int | None, scratch: str
+) -> Plan:
+    """The plan of a layer without a file system of its own."""
+    if layer.name == UNSAFE:
+        return Plan(child, scratch, reaped=sys.platform == "linux")
+    if uid is not None:
+        os.chown(scratch, uid, uid)
+    spaces = _unshare(uid) if layer.name == "namespaces" else ()
+    read = (*SYSTEM, *SYSTEM_FILES, *DEVICES, *python.folders, str(CHILD), *(("/proc",) if spaces else ()))
+    return Plan(
+        (*spaces, *_drop(uid, python, hidden=False), *child),
+        scratch,
+        read=read,
+        write=(scratch, "/dev/null"),
+        filters=_filters(sockets=False),
+        calls=_numbers(tuple(CALLS)),
+        seccomp=_numbers(("seccomp",))["seccomp"],
+        reaped=not spaces,
+    )
 
 
 def _bubblewrap(python: Interpreter, uid: int | None, disk_bytes: int) -> tuple[str, ...]:
@@ -170,23 +203,45 @@ def _tool(name: str) -> str:
 
 @cache
 def _filters(sockets: bool) -> str:
-    """A BPF program for seccomp(2) as base64: DENIED, more user namespaces, and unless `sockets`, every socket.
+    """A BPF program for seccomp(2) as base64: DENIED and the like, and more user namespaces.
 
-    Raises ImportError or OSError where libseccomp is not there.
+    With `sockets` (the run has a file system and a network of its own) families that lead out of it are refused, else
+    all sockets are, and changes of metadata are handed up. Raises ImportError or OSError where libseccomp is not there.
     """
     import pyseccomp
 
     program = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
-    refuse = pyseccomp.ERRNO(errno.EPERM)
-    for name in DENIED + (() if sockets else ("socket",)):
-        program.add_rule(refuse, name)
+    refuse, unknown = pyseccomp.ERRNO(errno.EPERM), pyseccomp.ERRNO(errno.ENOSYS)
+    for number in _numbers(DENIED + (() if sockets else ("socket",))).values():
+        program.add_rule(refuse, number)
+    for number in _numbers(XATTRS).values():
+        program.add_rule(pyseccomp.ERRNO(errno.ENOTSUP), number)
+    for name, number in _numbers(OF_OTHERS).items():
+        program.add_rule(refuse, number, pyseccomp.Arg(int(name in OF_OTHERS[-2:]), pyseccomp.NE, 0))
+    program.add_rule(refuse, "setpriority", pyseccomp.Arg(0, pyseccomp.EQ, os.PRIO_USER))
+    for request in ATTRIBUTES:
+        program.add_rule(refuse, "ioctl", pyseccomp.Arg(1, pyseccomp.MASKED_EQ, 0xFFFFFFFF, request))
+    for family in sorted({*range(64)} - {*FAMILIES}) if sockets else ():
+        program.add_rule(refuse, "socket", pyseccomp.Arg(0, pyseccomp.EQ, family))
+    for number in _numbers(tuple(CALLS)).values() if not sockets else ():
+        program.add_rule(pyseccomp.NOTIFY, number)
     program.add_rule(refuse, "clone", pyseccomp.Arg(0, pyseccomp.MASKED_EQ, CLONE_NEWUSER, CLONE_NEWUSER))
     # clone3 hides its flags from a filter; "not implemented" makes the C library take clone.
-    program.add_rule(pyseccomp.ERRNO(errno.ENOSYS), "clone3")
+    for number in (*_numbers(("clone3",)).values(), *TOO_NEW):
+        program.add_rule(unknown, number)
     with tempfile.TemporaryFile() as file:
         program.export_bpf(file)
         file.seek(0)
         return base64.b64encode(file.read()).decode()
+
+
+@cache
+def _numbers(names: tuple[str, ...]) -> dict[str, int]:
+    """The numbers of those system calls that this architecture has."""
+    import pyseccomp
+
+    numbers = {name: pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name) for name in names}
+    return {name: number for name, number in numbers.items() if number >= 0}
 
 
 @cache

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from repo_agent.sandbox.cases import Cases
-from repo_agent.sandbox.supervise import Bounds
+from repo_agent.sandbox.watch import Bounds
 
 
 @dataclass(frozen=True)

@@ -15,19 +15,23 @@ from typing import Any
 from repo_agent.errors import InfraError
 from repo_agent.sandbox.cases import Cases
 from repo_agent.sandbox.job import TestJob
-from repo_agent.sandbox.supervise import Bounds, End
+from repo_agent.sandbox.supervise import End
+from repo_agent.sandbox.watch import MOST_DEPTH, Bounds
 
 SHOWN_FAILURES = 3
 SHOWN_CHARS = 160
 COMMAND_CHARS = 1_500
+FOREIGN = "a result that the test runner did not write"
 COLLECTING = "collecting the tests"
 ENDED = {
     "memory": "used more than {memory_bytes} bytes of memory",
     "processes": "started more than {processes} processes",
     "files": "made more than {files} files",
+    "depth": "made folders more than {depth} deep",
     "disk": "wrote more than {disk_bytes} bytes",
     "results": "flooded the results",
 }
+OUTCOMES = {name: name for name in ("passed", "failed", "skipped")}
 SELECTING = ("-k", "-m", "--deselect", "--ignore", "--ignore-glob", "-x", "--maxfail", "--co", "--lf", "-o")
 """pytest arguments that leave tests out, or change which functions are tests."""
 
@@ -57,8 +61,11 @@ class Results:
         self.tests: list[tuple[str, str, str]] = []
         self.errors: list[tuple[str, str]] = []
         self.timed_out: str | None = None
-        for record in self._records(written, key):
-            self._take(record, scratch)
+        try:
+            for record in self._records(written, key):
+                self._take(record, scratch)
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
+            self.tampered = FOREIGN
 
     def _records(self, written: bytes, key: bytes) -> Iterator[dict[str, Any]]:
         """The lines up to the first that our runner did not write; one cut short by the end of the process is none."""
@@ -67,7 +74,7 @@ class Results:
             text, _, digest = line.rpartition(b" ")
             mac.update(text)
             if not hmac.compare_digest(mac.copy().hexdigest().encode(), digest):
-                self.tampered = "a result that the test runner did not write"
+                self.tampered = FOREIGN
                 return
             yield json.loads(text)
 
@@ -79,7 +86,7 @@ class Results:
             case "collected":
                 self.collected = [_clean(entry, scratch) for entry in record["ids"]]
             case "test":
-                self.tests.append((name, str(record["outcome"]), message))
+                self.tests.append((name, OUTCOMES[record["outcome"]], message))
             case "refused":
                 self.refused = message
             case "error":
@@ -92,7 +99,9 @@ class Results:
             case "tampered":
                 self.tampered = _clean(record["what"], scratch)
             case "end":
-                self.ended, self.sentinel = True, record["sentinel"]
+                self.ended, self.sentinel = True, record["sentinel"] is True
+            case _:
+                raise ValueError("no record of the test runner")
 
     def count(self, outcome: str) -> int:
         return sum(test[1] == outcome for test in self.tests)
@@ -217,7 +226,11 @@ def _details(outcome: str, results: Results, end: End, job: TestJob) -> list[str
 
 def _limit(end: End, bounds: Bounds) -> str:
     return ENDED[end.over].format(
-        memory_bytes=bounds.memory_bytes, processes=bounds.processes, files=bounds.files, disk_bytes=bounds.disk_bytes
+        memory_bytes=bounds.memory_bytes,
+        processes=bounds.processes,
+        files=bounds.files,
+        disk_bytes=bounds.disk_bytes,
+        depth=MOST_DEPTH,
     )
 
 

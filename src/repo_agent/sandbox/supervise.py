@@ -1,7 +1,6 @@
 """One contained run: start it, read it while it runs, watch its limits, and leave nothing of it alive.
 
-Runs in a thread; the command is a `Plan` of isolate.py. Measured from outside, every 50 ms: the resident memory of all
-processes together, their number, and the files and bytes that they wrote.
+Runs in a thread; the command is a `Plan` of isolate.py. What is measured, every 50 ms, stands in watch.py.
 """
 
 from __future__ import annotations
@@ -18,8 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from repo_agent.sandbox.child.reap import descendants, sweep
+from repo_agent.sandbox.child.reap import sweep
 from repo_agent.sandbox.isolate import Plan
+from repo_agent.sandbox.watch import Bounds, Watch
 
 TICK = 0.05
 DRAIN_SECONDS = 1.0
@@ -27,23 +27,6 @@ ENDING_SECONDS = 5.0
 RESULT_BYTES = 16 * 2**20
 KEPT_BYTES = 32 * 2**10
 """Of the output: so much of its head, and of its tail."""
-PAGE = os.sysconf("SC_PAGE_SIZE")
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """Limits of a whole run: every process that it starts, taken together."""
-
-    wall_seconds: float = 30.0
-    memory_bytes: int = 2**30
-    """Resident memory; also the address space of each process."""
-    file_bytes: int = 64 * 2**20
-    """Size of one written file."""
-    disk_bytes: int = 256 * 2**20
-    files: int = 20_000
-    processes: int = 128
-    """Threads count too."""
-    open_files: int = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +36,7 @@ class End:
     code: int
     """Exit code; negative or above 128: a signal."""
     over: str
-    """The limit that ended it: wall, memory, processes, files, disk, results; "" for none."""
+    """The limit that ended it: wall, memory, processes, files, depth, disk, results; "" for none."""
     results: bytes
     output: str
     """Head and tail of what it printed, with a mark between them."""
@@ -117,7 +100,7 @@ class _Run:
         assert process.stdout is not None
         self._process, self._plan, self._bounds = process, plan, bounds
         self._over = ""
-        self._watch = _Watch(process.pid, plan, bounds)
+        self._watch = Watch(process.pid, plan, bounds)
         self._streams = {
             results: _Buffer(RESULT_BYTES, 0),
             process.stdout.fileno(): _Buffer(KEPT_BYTES, KEPT_BYTES),
@@ -214,76 +197,3 @@ def _children(pid: int) -> list[int]:
     with contextlib.suppress(OSError):
         return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     return []
-
-
-class _Watch:
-    """Measures a tree of processes from outside."""
-
-    def __init__(self, root: int, plan: Plan, bounds: Bounds) -> None:
-        self._root, self._plan, self._bounds = root, plan, bounds
-        self._looks = 0
-
-    def look(self) -> str:
-        """The limit that is broken, or ""."""
-        pids = descendants(self._root)
-        if len(pids) > 2 * self._bounds.processes:
-            return "processes"
-        # The quick sum counts pages that forks share once for each; the exact one is worth its time only above it.
-        if sum(map(_private, pids)) > self._bounds.memory_bytes < sum(map(_share, pids)):
-            return "memory"
-        self._looks += 1
-        if self._plan.inner:
-            return self._in_memory(pids)
-        return self._on_disk() if self._looks % 5 == 0 else ""
-
-    def _in_memory(self, pids: list[int]) -> str:
-        """Count the inodes of the sandbox's own file systems; their bytes are bounded by their size.
-
-        Until bwrap has changed the root of its process, the same paths lead to this machine's file systems.
-        """
-        for folder in self._plan.inner:
-            with contextlib.suppress(OSError, IndexError):
-                root = f"/proc/{pids[-1]}/root"
-                if os.path.samefile(root, "/"):
-                    return ""
-                state = os.statvfs(root + folder)
-                if state.f_files - state.f_ffree > self._bounds.files:
-                    return "files"
-        return ""
-
-    def _on_disk(self) -> str:
-        """Walk the scratch folder, as far as the limits go."""
-        files = used = 0
-        waiting = [self._plan.scratch]
-        while waiting:
-            with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
-                for entry in entries:
-                    files += 1
-                    used += entry.stat(follow_symlinks=False).st_blocks * 512
-                    if files > self._bounds.files or used > self._bounds.disk_bytes:
-                        return "files" if files > self._bounds.files else "disk"
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(entry.path)
-        return ""
-
-
-def _private(pid: int) -> int:
-    """Resident bytes of a process that are not of a file or shared memory; 0 once it has ended."""
-    try:
-        _, resident, shared = Path(f"/proc/{pid}/statm").read_text().split()[:3]
-    except (OSError, ValueError):
-        return 0
-    return (int(resident) - int(shared)) * PAGE
-
-
-def _share(pid: int) -> int:
-    """Resident bytes of a process, a page that n processes share counted as one nth; 0 once it has ended."""
-    try:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
-    except PermissionError:
-        return _private(pid)
-    except (OSError, ValueError):
-        pass
-    return 0

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -27,15 +30,14 @@ class Workspace:
         self._files = files
 
     def __enter__(self) -> Workspace:
-        self._folder = tempfile.TemporaryDirectory(prefix="repo-agent-", ignore_cleanup_errors=True)
-        self.root = Path(self._folder.name).resolve()
+        self.root = Path(tempfile.mkdtemp(prefix="repo-agent-")).resolve()
         put_files(self.root, self._files)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._folder.cleanup()
+        clear(self.root)
 
     def digest(self) -> str:
         """Hash of every file's path and bytes: equal exactly where the workspaces are."""
@@ -50,11 +52,28 @@ def put_files(root: Path, files: Files) -> None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
+def clear(folder: Path) -> None:
+    """Take a folder away with all that is in it: folders nested thousands deep, and such as may not be entered, too."""
+    try:
+        shutil.rmtree(folder)
+    except (OSError, RecursionError):
+        # rm and chmod go down by descriptors; what is left after them, nobody could take away.
+        for command in (["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
+            subprocess.run([*command, "--", str(folder)], stderr=subprocess.DEVNULL, check=False)
+
+
 def regular_files(root: Path) -> Iterator[tuple[str, Path]]:
     """Every regular file below `root` as (relative path with `/`, path), sorted by folder; no link is followed."""
-    for folder, names, files in os.walk(root):
-        names.sort()
-        for file in sorted(files):
-            path = Path(folder, file)
-            if path.is_file() and not path.is_symlink():
-                yield path.relative_to(root).as_posix(), path
+    waiting = [("", str(root))]
+    while waiting:
+        prefix, folder = waiting.pop()
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+            for entry in found:
+                if entry.is_file(follow_symlinks=False):
+                    yield prefix + entry.name, Path(entry.path)
+            waiting += [
+                (f"{prefix}{entry.name}/", entry.path)
+                for entry in reversed(found)
+                if entry.is_dir(follow_symlinks=False)
+            ]

@@ -13,7 +13,7 @@ from typing import Any
 from repo_agent.errors import UserError
 from repo_agent.escape import name_fault, visible
 from repo_agent.sandbox.job import TestJob
-from repo_agent.sandbox.supervise import Bounds
+from repo_agent.sandbox.watch import Bounds
 from repo_agent.tasks.bundled import bundled_suite
 from repo_agent.tasks.humanevalfix import humanevalfix_suite
 from repo_agent.tasks.quixbugs import quixbugs_suite

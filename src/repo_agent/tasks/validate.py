@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from repo_agent.errors import boundary
 from repo_agent.sandbox.grade import grade
@@ -28,6 +28,8 @@ class Validation:
     """Tasks without a known fix: for these only the untouched state was graded."""
     unproven: list[dict[str, str]] = field(default_factory=list)
     """What the tests of those said: {"task", "what"}. Nobody else can tell whether they fail for the right reason."""
+    warnings: list[dict[str, str]] = field(default_factory=list)
+    """Tasks that are sound, but need other settings than the default: {"task", "what"}."""
 
 
 async def validate(
@@ -36,9 +38,11 @@ async def validate(
     jobs: int = 2,
     on_progress: Callable[[int, int], None] | None = None,
     isolated_io: bool = False,
+    most_chars: int | None = None,
 ) -> Validation:
     """Grade every task untouched and with its fix, at most `jobs` at once; `on_progress(done, of)` after each grade.
 
+    `most_chars`: warn of every file of a fix that is longer, before it or after; None: of none.
     Raises InfraError where the grader itself fails.
     """
     slots = asyncio.Semaphore(jobs)
@@ -58,12 +62,24 @@ async def validate(
     work = [bounded(task, {}) for task in suite.tasks] + [bounded(task, fix) for task, fix in fixes]
     grades = await asyncio.gather(*work)
     after = {task.id: result for (task, _), result in zip(fixes, grades[len(suite.tasks) :], strict=True)}
-    return _summary(suite, grades[: len(suite.tasks)], after)
+    warnings = [] if most_chars is None else list(_long_files(suite, most_chars))
+    return replace(_summary(suite, grades[: len(suite.tasks)], after), warnings=warnings)
 
 
 async def _grade(task: Task, changes: Mapping[str, str], isolation: Isolation, isolated_io: bool) -> Grade:
     with boundary("grade"), Workspace({**task.files, **changes}) as workspace:
         return await grade(workspace.root, test_job(task, isolated_io), isolation)
+
+
+def _long_files(suite: Suite, most_chars: int) -> Iterator[dict[str, str]]:
+    for task in suite.tasks:
+        for path, text in sorted((task.fix or {}).items()):
+            longest = max(len(text), len(as_text(task.files.get(path, ""))))
+            if longest > most_chars:
+                size = f"the fix rewrites {path}, which has {longest:,} characters"
+                bound = f"by default a read shows {most_chars:,}, and a reply carries about as many"
+                remedy = "(raise --read-chars and --max-tokens, or leave the task out)"
+                yield {"task": task.id, "what": f"{size}: {bound}\n{remedy}"}
 
 
 def _summary(suite: Suite, untouched: list[Grade], fixed: Mapping[str, Grade]) -> Validation:

@@ -1,47 +1,30 @@
-"""ToolSpec and its registry: name, schema, strict check, prompt text and dispatch from one typed function.
+"""The tools of one agent: the strict check of a call, and its dispatch.
 
-    @tool
-    def read_file(root: Path, rel_path: RelPath, max_chars: PositiveInt) -> str:
-        '''Read one file. ...'''
-
-The first parameter is the workspace root; the others are the tool's arguments. `@tool(writes=True)`
-marks one that changes files: tests run after it. A spec without a function (another agent's schema, from an OpenAI
-tools file) is checked, not run.
+A spec without a function (another agent's schema, from an OpenAI tools file) is checked, not run.
 """
 
 from __future__ import annotations
 
-import inspect
 import json
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, overload
+from typing import Any
 
-import jsonschema
 import msgspec
-import pydantic
 
 from repo_agent.errors import InfraError, UserError, boundary
 from repo_agent.messages import ToolCall
-from repo_agent.tools.notation import descriptions, signature
-from repo_agent.tools.schema import ArgumentSchema
+from repo_agent.tools.spec import Pattern, PositiveInt, RelPath, ToolError, ToolSpec, foreign_spec, tool
 
-PositiveInt = Annotated[int, pydantic.Field(ge=1)]
-RelPath = Annotated[str, pydantic.Field(json_schema_extra={"format": "relative-path"})]
-Pattern = Annotated[str, pydantic.Field(json_schema_extra={"format": "regex"})]
+__all__ = [
+    "BAD_VALUE_CODES", "Checked", "Fault", "Pattern", "PositiveInt", "Registry", "RelPath", "ToolError", "ToolResult",
+    "ToolSpec", "cut", "tool",
+]  # fmt: skip
 
 BAD_VALUE_CODES = frozenset({"path_escape", "bad_regex"})
 """Error codes of a tool that mean the argument itself was unusable, whatever the workspace holds."""
-
-
-class ToolError(Exception):
-    """A tool's own refusal: a short `code` such as `not_found`, and a message for the model."""
-
-    def __init__(self, code: str, message: str) -> None:
-        self.code = code
-        super().__init__(message)
+_SHAPE = 'Each entry is {"type":"function","function":{"name":…,"description":…,"parameters":{…}}}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,42 +35,6 @@ class ToolResult:
     output: str
     code: str | None = None
     cut: int = 0
-
-
-@dataclass(frozen=True)
-class ToolSpec:
-    """One tool: its name, one-line description, JSON schema of its arguments, and how to run it, if we can."""
-
-    name: str
-    description: str
-    parameters: dict[str, Any]
-    fn: Callable[..., str] | None = None
-    writes: bool = False
-    """Whether it changes files of the workspace."""
-    cut_by: str = ""
-    """The argument by which its caller says how many characters of the output to show, if it has one."""
-    overwrites: str = ""
-    """The argument that names the file whose whole text it replaces, if it does that."""
-
-    @property
-    def optional(self) -> bool:
-        """Whether an argument may be left out."""
-        return set(self.parameters.get("required", ())) < set(self.parameters.get("properties", ()))
-
-    @cached_property
-    def schema(self) -> ArgumentSchema:
-        return ArgumentSchema(self.parameters)
-
-    def lines(self) -> str:
-        """What a prompt shows: the signature with all that calls are judged by, and what the tool and its arguments
-        are for."""
-        first = f"{signature(self.name, self.parameters)} - {self.description}"
-        return "\n".join([first, *(f"    {line}" for line in descriptions(self.parameters))])
-
-    def to_openai(self) -> dict[str, Any]:
-        """The spec as an entry of an OpenAI `tools` list."""
-        function = {"name": self.name, "description": self.description, "parameters": self.parameters}
-        return {"type": "function", "function": function}
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -120,6 +67,8 @@ class Registry:
         spec = self.specs.get(call.name)
         if spec is None:
             return Checked(Fault("unknown_tool", f"there is no tool {call.name!r}; tools: {', '.join(self.specs)}"))
+        if spec.unjudged:
+            return Checked(Fault("unjudged", f"{call.name}: {spec.unjudged}"))
         error, unchecked = spec.schema.check(call.args, _graver)
         return Checked(_fault(spec, error) if error is not None else None, unchecked)
 
@@ -153,87 +102,36 @@ class Registry:
         """The tools as an OpenAI `tools` list: what traces and contracts record."""
         return [spec.to_openai() for spec in self.specs.values()]
 
+    @property
+    def unjudged(self) -> dict[str, str]:
+        """Tools whose calls cannot be judged, and why."""
+        return {name: spec.unjudged for name, spec in self.specs.items() if spec.unjudged}
+
+    @property
+    def judges(self) -> bool:
+        """Whether there is a tool that calls can be judged by."""
+        return any(not spec.unjudged for spec in self.specs.values())
+
     @classmethod
     def from_openai(cls, entries: Any, where: str = "tools") -> Registry:
-        """Specs without functions from an OpenAI `tools` list. Raises UserError for any other shape."""
-        try:
-            functions = [entry.get("function", entry) for entry in entries]
-            specs = [ToolSpec(f["name"], f.get("description", ""), _closed(f["parameters"])) for f in functions]
-            for spec in specs:
-                _ = spec.schema
-        except (AttributeError, KeyError, TypeError, jsonschema.SchemaError) as error:
-            raise UserError(
-                f"not a list of OpenAI tool schemas ({type(error).__name__}: {str(error).splitlines()[0]})",
-                where,
-                'Each entry is {"type":"function","function":{"name":…,"description":…,"parameters":{…}}}',
-            ) from error
-        return cls(specs)
+        """Specs without functions from an OpenAI `tools` list. A tool that cannot be judged is kept and named, the
+        others are judged. Raises UserError for any other shape."""
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise UserError("not a list of OpenAI tool schemas", where, _SHAPE)
+        return cls(map(foreign_spec, entries))
 
     @classmethod
     def load(cls, path: Path) -> Registry:
-        """`from_openai` of a JSON file."""
+        """`from_openai` of a JSON file. Raises UserError where calls of none of its tools can be judged."""
         try:
             entries = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"cannot read tool schemas ({error})", str(path), "Give a JSON file") from error
-        return cls.from_openai(entries, str(path))
-
-
-@overload
-def tool(fn: Callable[..., str], /) -> ToolSpec: ...
-@overload
-def tool(
-    *, writes: bool = ..., cut_by: str = ..., overwrites: str = ...
-) -> Callable[[Callable[..., str]], ToolSpec]: ...
-def tool(
-    fn: Callable[..., str] | None = None, /, *, writes: bool = False, cut_by: str = "", overwrites: str = ""
-) -> ToolSpec | Callable[[Callable[..., str]], ToolSpec]:
-    """Make a ToolSpec of a typed function: its docstring's first paragraph is the description. An argument with a
-    default may be left out. The keywords are fields of `ToolSpec`.
-
-    Raises TypeError for a function whose parameters are not `root` and then typed arguments.
-    """
-
-    def made(fn: Callable[..., str]) -> ToolSpec:
-        return replace(_spec(fn), writes=writes, cut_by=cut_by, overwrites=overwrites)
-
-    return made(fn) if fn else made
-
-
-def _spec(fn: Callable[..., str]) -> ToolSpec:
-    everything = list(inspect.signature(fn, eval_str=True).parameters.values())
-    _check_parameters(fn.__name__, everything)
-    parameters = everything[1:]
-    fields: dict[str, Any] = {
-        parameter.name: (parameter.annotation, ... if parameter.default is parameter.empty else parameter.default)
-        for parameter in parameters
-    }
-    model: type[pydantic.BaseModel] = pydantic.create_model(fn.__name__, **fields)
-    schema = model.model_json_schema()
-    properties = {
-        name: {key: value for key, value in entry.items() if key != "title"}
-        for name, entry in schema.get("properties", {}).items()
-    }
-    record = {
-        "type": "object",
-        "properties": properties,
-        "required": [parameter.name for parameter in parameters if parameter.default is parameter.empty],
-        "additionalProperties": False,
-    }
-    if "$defs" in schema:
-        record["$defs"] = schema["$defs"]
-    description = " ".join((inspect.getdoc(fn) or "").split("\n\n")[0].split())
-    return ToolSpec(fn.__name__, description, record, fn)
-
-
-def _check_parameters(name: str, parameters: list[inspect.Parameter]) -> None:
-    if [parameter.name for parameter in parameters[:1]] != ["root"]:
-        raise TypeError(f"{name}: the first parameter of a tool is `root`, the workspace's folder")
-    for parameter in parameters[1:]:
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            raise TypeError(f"{name}: a tool takes no *args and no **kwargs")
-        if parameter.annotation is parameter.empty:
-            raise TypeError(f"{name}: {parameter.name} needs a type")
+        registry = cls.from_openai(entries, str(path))
+        if registry.specs and not registry.judges:
+            name, why = next(iter(registry.unjudged.items()))
+            raise UserError(f"holds no tool that calls can be judged by ({name}: {why})", str(path), _SHAPE)
+        return registry
 
 
 def cut(text: str, limit: int) -> tuple[str, int]:
@@ -280,14 +178,10 @@ def _fault(spec: ToolSpec, error: Any) -> Fault:
         return Fault(turn_class, f"{spec.name} needs {', '.join(missing)}")
     name = ".".join(str(part) for part in error.absolute_path)
     if turn_class == "unexpected_arg":
-        known = error.schema.get("properties", {})
-        extra = [key for key in error.instance if key not in known]
+        known = error.schema.get("properties", {}) if isinstance(error.schema, dict) else {}
+        listed = error.validator_value
+        extra = listed if isinstance(listed, list) else [key for key in error.instance if key not in known]
         return Fault(turn_class, f"{spec.name} takes no {', '.join(extra)}")
     if turn_class == "wrong_type":
         return Fault(turn_class, f"{name or 'args'} must be of type {error.validator_value}")
     return Fault(turn_class, f"{name} has a value that {spec.name} does not take")
-
-
-def _closed(parameters: dict[str, Any]) -> dict[str, Any]:
-    """A foreign schema takes no undeclared argument unless it says so."""
-    return parameters if "additionalProperties" in parameters else {**parameters, "additionalProperties": False}

@@ -1,4 +1,4 @@
-"""A tool's arguments against its JSON Schema (2020-12), whoever wrote it, at a bounded cost.
+"""A tool's arguments against its JSON Schema, whoever wrote it, at a bounded cost.
 
 Schemas come with other agents' traces, values from models. What would take too long to check is *unchecked*: told to
 the caller, who counts it, and never the model's fault. So every keyword draws on a budget of steps, a `pattern` is
@@ -24,6 +24,16 @@ from referencing.jsonschema import EMPTY_REGISTRY
 
 from repo_agent.messages import nesting
 from repo_agent.tools.certain import Test, certain
+from repo_agent.tools.dialect import (
+    VALUES,
+    check_references,
+    closed,
+    declared,
+    dialect,
+    has_quick_check,
+    unexpected,
+    without_dialects,
+)
 from repo_agent.tools.patterns import pattern_fault, steps
 
 LEAST_STEPS, STEPS_PER_NODE, MAX_STEPS = 20_000, 20, 400_000
@@ -35,8 +45,6 @@ MAX_PATH_CHARS, MAX_PATH_PARTS = 1_000, 64
 _PER_ERROR, _PATTERN_STEPS_PER_STEP = 20, 100
 _ITERATE = frozenset("additionalProperties unevaluatedProperties unevaluatedItems uniqueItems propertyNames".split())
 """Keywords that go through a value without trying another keyword on each part of it."""
-_VALUES = frozenset({"const", "enum", "default", "examples"})
-"""Keywords that hold values, not schemas."""
 
 
 def lexical_fault(rel: str) -> str | None:
@@ -78,23 +86,27 @@ _BUDGET: ContextVar[_Budget] = ContextVar("budget")
 
 
 class ArgumentSchema:
-    """The schema of one tool's arguments. Raises jsonschema.SchemaError for what is not a schema."""
+    """The schema of one tool's arguments. Raises jsonschema.SchemaError for what is not a schema, and BadSchemaError
+    for a reference that leads nowhere."""
 
     def __init__(self, schema: dict[str, Any]) -> None:
         self._known = nesting(schema) <= MAX_LEVELS and _nodes(schema, MAX_NODES) <= MAX_NODES
         if not self._known:
             return
-        formats = jsonschema.FormatChecker(formats=())
+        formats, kind = jsonschema.FormatChecker(formats=()), dialect(schema)
         try:
-            jsonschema.Draft202012Validator.check_schema(schema, format_checker=formats)
+            kind.check_schema(schema, format_checker=formats)
         except RecursionError:
             self._known = False
             return
-        plain = _without_dialects(schema)
+        plain, self._closes = closed(without_dialects(schema))
+        check_references(plain, kind)
         for name, test in FORMATS.items():
             formats.checks(name)(test)
-        self._certain = certain(plain, frozenset(_validator_type().VALIDATORS), FORMATS)
-        self._validator = _validator_type()(plain, format_checker=formats, registry=EMPTY_REGISTRY)
+        validator, quick = _validator_type(kind), has_quick_check(kind) and not self._closes
+        self._certain = certain(plain, frozenset(validator.VALIDATORS), FORMATS) if quick else None
+        self._validator = validator(plain, format_checker=formats, registry=EMPTY_REGISTRY)
+        self._declared = declared(plain) if self._closes else frozenset[str]()
         self._of_names = "|".join(_name_patterns(plain))
         alone = sum(name == "required" for name in _names(plain)) == 1
         self._required = tuple(plain.get("required", ())) if alone and isinstance(plain, dict) else ()
@@ -118,7 +130,7 @@ class ArgumentSchema:
             return None, frozenset({"patternProperties"})
         token = _BUDGET.set(budget)
         try:
-            for error in self._validator.iter_errors(value):
+            for error in self._errors(value):
                 best = better(best, error)
                 budget.spend(_PER_ERROR)
         except _SpentError:
@@ -129,6 +141,16 @@ class ArgumentSchema:
             _BUDGET.reset(token)
         return best, frozenset(budget.unchecked)
 
+    def _errors(self, value: Any) -> Iterator[Any]:
+        """Those of the schema. An argument that it knows is unexpected only where nothing else is wrong: a part of the
+        schema that does not fit names none."""
+        good = True
+        for error in self._validator.iter_errors(value):
+            good = False
+            yield error
+        if self._closes and type(value) is dict and (good or not self._declared.issuperset(value)):
+            yield from unexpected(self._validator, value, self._declared)
+
 
 def _missing(required: tuple[str, ...], value: dict[str, Any]) -> Any:
     return jsonschema.ValidationError(
@@ -137,8 +159,7 @@ def _missing(required: tuple[str, ...], value: dict[str, Any]) -> Any:
 
 
 @cache
-def _validator_type() -> Any:
-    base = jsonschema.Draft202012Validator
+def _validator_type(base: Any) -> Any:
     own = {"pattern": _pattern, "uniqueItems": _unique_items}
     keywords = {name: partial(_counted, name, own.get(name, keyword)) for name, keyword in base.VALIDATORS.items()}
     types = base.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
@@ -224,24 +245,13 @@ def _names(value: Any) -> Iterator[str]:
         waiting += one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
 
 
-def _without_dialects(schema: Any) -> Any:
-    """A schema without `$schema`, which would bring in another validator, without our limits."""
-    if isinstance(schema, dict):
-        return {
-            name: one if name in _VALUES else _without_dialects(one)
-            for name, one in schema.items()
-            if not (name == "$schema" and isinstance(one, str))
-        }
-    return [_without_dialects(one) for one in schema] if isinstance(schema, list) else schema
-
-
 def _name_patterns(schema: Any) -> Iterator[str]:
     """The patterns of every `patternProperties`, wherever it is."""
     if isinstance(schema, dict):
         own = schema.get("patternProperties")
         yield from own if isinstance(own, dict) else ()
         for name, one in schema.items():
-            if name not in _VALUES:
+            if name not in VALUES:
                 yield from _name_patterns(one)
     elif isinstance(schema, list):
         for one in schema:

@@ -71,6 +71,7 @@ def train_sft(dataset_dir: Path, out: Path, config: TrainConfig, on_step: OnStep
             device=str(model.device),
             versions=versions(),
             train_tasks=dataset.tasks,
+            held_out=(dataset.record.get("split") or {}).get("held_out"),
             rows=len(rows),
             dropped_too_long=made.too_long,
             lost_tokens=dict(made.lost),

@@ -55,6 +55,8 @@ class RunRecord(pydantic.BaseModel):
     versions: dict[str, str]
     train_tasks: list[str]
     """Tasks that a trained row came from."""
+    held_out: list[str] | None = None
+    """Tasks that the dataset holds out; None where it has no split, and in older records."""
     rows: int
     """Rows trained on: a trajectory gives one, or more where its prompts do not continue each other."""
     dropped_too_long: int

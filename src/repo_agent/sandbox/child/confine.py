@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
+SECCOMP_SET_MODE_FILTER, NEW_LISTENER = 1, 1 << 3
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 TRUNCATE, IOCTL_DEV = 1 << 14, 1 << 15
@@ -46,20 +47,25 @@ def own_processes() -> int:
     return count
 
 
-def confine(read: Sequence[str], write: Sequence[str], filters: str) -> None:
+def confine(read: Sequence[str], write: Sequence[str], filters: str, seccomp: int = 0) -> int:
     """Files by Landlock where any path is named, system calls by the BPF program (base64) where there is one.
 
-    Raises OSError where the kernel refuses. No new privileges either way.
+    Where the program asks a supervisor, `seccomp` is that system call's number, and the descriptor on which the
+    supervisor is asked is returned; else -1. Raises OSError where the kernel refuses. No new privileges either way.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     _call(libc.prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if read:
         _landlock(libc, read, write)
-    if filters:
-        program = base64.b64decode(filters)
-        code = ctypes.create_string_buffer(program)
-        bpf = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(code))
-        _call(libc.prctl, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.create_string_buffer(bpf), 0, 0)
+    if not filters:
+        return -1
+    program = base64.b64decode(filters)
+    code = ctypes.create_string_buffer(program)
+    bpf = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(code)))
+    if seccomp:
+        return _call(libc.syscall, seccomp, SECCOMP_SET_MODE_FILTER, NEW_LISTENER, bpf)
+    _call(libc.prctl, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, bpf, 0, 0)
+    return -1
 
 
 def landlock_version() -> int:

@@ -1,4 +1,4 @@
-"""Where there is no process namespace: a process that every orphan of the tests falls to, and that kills them all."""
+"""A process above the tests: every orphan of theirs falls to it, and it kills them all at the end."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import ctypes
 import os
 import signal
 import time
+from collections.abc import Callable
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 SWEEP_SECONDS = 10.0
 
 
-def fork_below_reaper() -> None:
-    """Return in a child process. The calling process stays above it, and ends when it and all it started are dead.
+def fork_below_reaper(meanwhile: Callable[[], None]) -> None:
+    """Return in a child process. The calling process stays above it, calls `meanwhile`, and ends when the child and all
+    that it started are dead.
 
     SIGTERM makes it kill them, and so does the end of the process that started it. Its exit code is the child's;
     128 + the signal where one ended it.
@@ -26,6 +28,7 @@ def fork_below_reaper() -> None:
     if child == 0:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGCHLD})
         return
+    meanwhile()
     status = _wait(child)
     sweep(os.getpid())
     os._exit(status)

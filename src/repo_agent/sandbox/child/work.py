@@ -2,17 +2,18 @@
 
 The job is an open file: one line of JSON, then the bytes of the workspace's files one after another. The line holds
 {"scratch", "files": [[path, size, executable]], "key", "limits", "processes", "read", "write", "filters", "reap",
- "kind": "pytest" | "cases" | "command", "seconds", ...} and what that kind needs.
+ "calls", "seccomp", "kind": "pytest" | "cases" | "command", "seconds", ...} and what that kind needs.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 from typing import IO, Any
 
-from repo_agent.sandbox.child import confine, reap
+from repo_agent.sandbox.child import confine, metadata, reap
 from repo_agent.sandbox.child.channel import Channel
 
 
@@ -22,12 +23,11 @@ def main(job_fd: int, results_fd: int) -> None:
     with open(job_fd, "rb") as file:
         job = json.loads(file.readline())
         work = _lay_out(job, file)
-    if job["reap"]:
-        reap.fork_below_reaper()
+    supervisor = _fork_below(job)
     channel = Channel(results_fd, bytes.fromhex(job.pop("key")))
     os.chdir(work)
     start = _prepared(job, channel, work)
-    _give_up_rights(job)
+    _give_up_rights(job, supervisor)
     for name in [name for name in sys.modules if name.split(".")[0] == "repo_agent"]:
         del sys.modules[name]
     sys.path[:0] = [work, *(os.path.join(work, folder) for folder in job["pythonpath"])]
@@ -47,12 +47,21 @@ def _lay_out(job: dict[str, Any], file: IO[bytes]) -> str:
     work = os.path.join(scratch, "work")
     for name, size, executable in job.pop("files"):
         path = os.path.join(work, name)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
+        _make_folders(work, name)
         with open(path, "xb") as target:
             target.write(file.read(size))
         if executable:
             os.chmod(path, 0o755)
     return work
+
+
+def _make_folders(work: str, name: str) -> None:
+    """One after the other: os.makedirs calls itself for each."""
+    folder = work
+    for part in name.split("/")[:-1]:
+        folder = os.path.join(folder, part)
+        if not os.path.isdir(folder):
+            os.mkdir(folder)
 
 
 def _prepared(job: dict[str, Any], channel: Channel, work: str) -> Any:
@@ -81,10 +90,32 @@ def _execute(command: list[str]) -> None:
         os._exit(127)
 
 
-def _give_up_rights(job: dict[str, Any]) -> None:
+def _fork_below(job: dict[str, Any]) -> socket.socket | None:
+    """Go on in a child, where the layer wants a process above it; the way to that one, where it answers calls."""
+    if not job["reap"] and not job["calls"]:
+        return None
+    below, above = socket.socketpair()
+
+    def meanwhile() -> None:
+        below.close()
+        if job["calls"]:
+            names = {number: name for name, number in job["calls"].items()}
+            metadata.supervise(above, names, job["scratch"])
+
+    reap.fork_below_reaper(meanwhile)
+    above.close()
+    return below
+
+
+def _give_up_rights(job: dict[str, Any], supervisor: socket.socket | None) -> None:
     limits = dict(job["limits"])
     if job["processes"]:
         limits["NPROC"] = job["processes"] + (confine.own_processes() if job["reap"] and os.getuid() else 0)
     if job["read"] or job["filters"]:
-        confine.confine(job["read"], job["write"], job["filters"])
+        listener = confine.confine(job["read"], job["write"], job["filters"], job["seccomp"] if supervisor else 0)
+        if listener >= 0 and supervisor:
+            socket.send_fds(supervisor, [b"."], [listener])
+            os.close(listener)
+    if supervisor:
+        supervisor.close()
     confine.limit(limits)

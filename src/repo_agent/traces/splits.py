@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from repo_agent.errors import UserError
-from repo_agent.traces.read import run_folder
+from repo_agent.messages import text_hash
+from repo_agent.traces.read import read_first, read_trace, run_folder
 from repo_agent.traces.store import RunDir
 
 
@@ -38,20 +40,57 @@ class RecordedSplit:
         return frozenset(self.train), frozenset(self.held_out)
 
 
-def agreed_split(traces: Iterable[Path], suite: TaskSplit | None) -> RecordedSplit:
+def held_out_now(traces: Iterable[Path], wanted: str) -> RecordedSplit:
+    """A split of recorded tasks: whole groups, in the order of their hashes, so that the same traces give the same.
+
+    `wanted` is a number of groups, or a share such as 30%. Raises UserError for another form, or where one side would
+    be empty.
+    """
+    groups: dict[str, list[str]] = {}
+    for trace in traces:
+        task, group = _first_words(trace)
+        groups.setdefault(group, [])
+        groups[group] += [task] if task not in groups[group] else []
+    ranked = sorted(groups, key=text_hash)
+    count = _how_many(wanted, len(ranked))
+    if not 0 < count < len(ranked):
+        what = f"holds out {count} of {len(ranked)} groups of tasks, and one side would be empty"
+        raise UserError(what, f"--hold-out {wanted}", "Hold out fewer, or record more tasks")
+    sides = ranked[count:], ranked[:count]
+    train, held_out = (tuple(sorted(task for group in side for task in groups[group])) for side in sides)
+    return RecordedSplit(train, held_out)
+
+
+def _how_many(wanted: str, groups: int) -> int:
+    number, percent = wanted.removesuffix("%"), wanted.endswith("%")
+    if not number.isdecimal():
+        raise UserError("is no number of groups and no share", f"--hold-out {wanted}", "Give 8, or 30%")
+    return math.ceil(int(number) * groups / 100) if percent else int(number)
+
+
+def _first_words(trace: Path) -> tuple[str, str]:
+    """Task and group of a trace of any shape."""
+    try:
+        start = read_first(trace)
+    except UserError:
+        whole = read_trace(trace)
+        return whole.task, whole.group
+    return start.task, start.group
+
+
+def agreed_split(traces: Iterable[Path], suite: TaskSplit | None, remedy: str) -> RecordedSplit:
     """The split of all runs that the traces are in, and of the suite where given. Recorded and imported runs have none.
 
     Runs of several suites are joined where their task ids are disjoint. Raises UserError where two runs share tasks
-    and disagree on them, or none records a split.
+    and disagree on them, or, with the `remedy` given, one or all record none.
     """
     folders = dict.fromkeys(folder for trace in traces if (folder := run_folder(trace)))
     runs = [RunDir(folder) for folder in folders]
-    found = {str(run.path): _recorded(run) for run in runs if suite is None or "train" in run.record}
+    found = {str(run.path): _recorded(run, remedy) for run in runs if suite is None or "train" in run.record}
     if suite is not None:
         found["--suite"] = RecordedSplit(suite.train, suite.held_out)
     if not found:
-        remedy = "Give --suite to know what is held out, or --no-split to train on everything"
-        raise UserError("these traces record no split", "build", remedy)
+        raise UserError("these traces record no split", "these runs", remedy)
     apart: dict[str, RecordedSplit] = {}
     for where, split in found.items():
         shared = [other for other, known in apart.items() if known.tasks & split.tasks]
@@ -66,6 +105,11 @@ def agreed_split(traces: Iterable[Path], suite: TaskSplit | None) -> RecordedSpl
     )
 
 
+def has_split(run: Path) -> bool:
+    """Whether a run directory says which tasks are held out."""
+    return "train" in RunDir(run).record
+
+
 def _refuse(first: str, known: RecordedSplit, where: str, split: RecordedSplit) -> None:
     if known.tasks == split.tasks:
         raise UserError(f"disagrees with {first} on what is held out", where, "Build from runs of one suite split")
@@ -74,10 +118,9 @@ def _refuse(first: str, known: RecordedSplit, where: str, split: RecordedSplit) 
     raise UserError(what, where, "Join suites whose task ids are disjoint, or build each by itself")
 
 
-def _recorded(run: RunDir) -> RecordedSplit:
+def _recorded(run: RunDir, remedy: str) -> RecordedSplit:
     record = run.record
     try:
         return RecordedSplit(tuple(record["train"]), tuple(record["held_out"]))
     except (KeyError, TypeError) as error:
-        remedy = "Give a run that `repo-agent eval` made, or --no-split"
         raise UserError("its run.json records no split", str(run.path), remedy) from error

@@ -1,0 +1,131 @@
+"""Recorded contexts to ask a model for the next call in: of each held-out task a few, chosen by hash, each once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from heapq import nsmallest
+from pathlib import Path
+
+from repo_agent.messages import Message, ToolCall, digest, key_of
+from repo_agent.protocols import PROTOCOLS
+from repo_agent.protocols.contract import Contract, contract_of
+from repo_agent.tools.files import default_registry
+from repo_agent.tools.registry import Registry
+from repo_agent.traces.read import iter_traces
+from repo_agent.traces.trace import Trace
+
+
+@dataclass(frozen=True)
+class Context:
+    """What an agent had said and seen before one of its turns."""
+
+    task: str
+    group: str
+    messages: tuple[Message, ...]
+    """The system prompt first, where there is one."""
+    writes: tuple[ToolCall, ...]
+    """The calls before it that changed files."""
+    key: str
+    """Hash of the messages."""
+    runnable: Path | None
+    """The run directory of ours that it comes from: its calls can run; None for another agent's."""
+
+
+@dataclass
+class Contexts:
+    """The contexts of one contract: `by_task` holds those of each task, in the order of their hashes."""
+
+    contract: Contract
+    by_task: Mapping[str, Sequence[Context]]
+    registry: Registry
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Why a turn's context is not among them → turns."""
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def hash(self) -> str:
+        """16 hex digits: which contexts these are."""
+        return digest({task: [context.key for context in found] for task, found in self.by_task.items()})
+
+
+def contexts_of(
+    paths: Sequence[Path], tasks: Collection[str] | None, per_task: int, given: Registry | None = None
+) -> Contexts:
+    """At most `per_task` different contexts of each of the `tasks` (None: of all), of the contract that most turns
+    have. `given`: the agent's tools, where the traces do not tell them or where theirs can run."""
+    found: dict[str, dict[str, dict[str, Context]]] = {}
+    contracts: dict[str, Contract] = {}
+    left_out: Counter[str] = Counter()
+    problems: list[str] = []
+    turns: Counter[str] = Counter()
+    for _, trace, met in iter_traces(paths):
+        problems += met
+        if trace is None:
+            continue
+        why = _unfit(trace, tasks, given)
+        if why:
+            left_out[why] += len(trace.turns)
+            continue
+        contract = Contract(trace.tools or (given or default_registry()).schemas(), trace.protocol)
+        contracts.setdefault(contract.hash, contract)
+        turns[contract.hash] += len(trace.turns)
+        kept = found.setdefault(contract.hash, {}).setdefault(trace.task, {})
+        writes = _writes(given or default_registry())
+        for context in _contexts(trace, writes, left_out):
+            kept.setdefault(context.key, context)
+        if len(kept) > 4 * per_task:
+            found[contract.hash][trace.task] = {one.key: one for one in _first(kept, per_task)}
+    most = max(turns, key=lambda key: (turns[key], key), default=None)
+    if most is None:
+        return Contexts(Contract([], "json"), {}, Registry([]), left_out, problems)
+    left_out["another contract"] += turns.total() - turns[most]
+    by_task = {task: _first(kept, per_task) for task, kept in sorted(found[most].items()) if kept}
+    return Contexts(contracts[most], by_task, _registry(contracts[most], given), +left_out, problems)
+
+
+def _unfit(trace: Trace, tasks: Collection[str] | None, given: Registry | None) -> str | None:
+    if tasks is not None and trace.task not in tasks:
+        return "not held out"
+    if trace.protocol not in PROTOCOLS or trace.shape == "older":
+        return "a format that only its own agent reads"
+    return None if trace.tools or given or trace.source == "loop" else "its tools are unknown"
+
+
+def _contexts(trace: Trace, writes: Collection[str], left_out: Counter[str]) -> Iterator[Context]:
+    """The context of each turn; those from which a credential was taken out are no longer what the model saw."""
+    said, running, place, redacted = None, hashlib.sha256(), 0, False
+    done: list[ToolCall] = []
+    runnable = trace.run if trace.source == "loop" else None
+    for turn in trace.turns:
+        redacted = redacted or turn.redacted
+        if turn.messages is not said:
+            said, running, place = turn.messages, hashlib.sha256(), 0
+        for message in turn.messages[place : turn.at]:
+            running.update(key_of(message.to_dict()))
+        place = turn.at
+        if redacted:
+            left_out["a credential was replaced in it"] += 1
+        elif turn.at:
+            key = running.hexdigest()[:16]
+            yield Context(trace.task, trace.group, turn.context, tuple(done), key, runnable)
+        if turn.turn_class == "ok" and turn.call and turn.call.name in writes:
+            done.append(turn.call)
+
+
+def _writes(registry: Registry) -> frozenset[str]:
+    return frozenset(spec.name for spec in registry.specs.values() if spec.writes)
+
+
+def _first(kept: Mapping[str, Context], count: int) -> list[Context]:
+    return nsmallest(count, kept.values(), key=lambda context: context.key)
+
+
+def _registry(contract: Contract, given: Registry | None) -> Registry:
+    """The tools that judge, and run where they are the very ones that the agent had."""
+    ours = given or default_registry()
+    if given is not None or contract_of(ours, contract.protocol).hash == contract.hash:
+        return ours
+    return Registry.from_openai(contract.tools, "the tools of these traces")
