@@ -26,16 +26,14 @@ _PRIMITIVES = {
     "array": '"[" (value ("," value)*)? "]"',
 }
 """A rule for each type, and those that they are made of."""
-_UNSAID = ("allOf", "not", "if", "patternProperties", "dependentRequired", "dependentSchemas", "prefixItems", "contains")
+_UNSAID = "allOf not if patternProperties dependentRequired dependentSchemas prefixItems contains".split()
 
 
 def gbnf(schema: dict[str, Any]) -> str:
     """The grammar, its first rule `root`. Raises InfraError for a schema that it cannot express."""
     rules = _Rules(schema)
     root = rules.expression(schema)
-    found = {"root": root, **rules.made}
-    for name, body in _PRIMITIVES.items():
-        found[name] = body
+    found = {"root": root, **rules.made, **_PRIMITIVES}
     return "\n".join(f"{name} ::= {body}" for name, body in _used(found).items()) + "\n"
 
 
