@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/repo-agent
 WORKERS ?= 2
 
-.PHONY: demo test check fix bench files clean
+.PHONY: install demo test check fix bench files clean
+
+install: $(VENV)/local.done  ## everything that runs here, into .venv
 
 demo: $(VENV)/local.done  ## the whole chain on the tiny model, into demo-out/
 	$(RUN) demo $(if $(SEED),--seed $(SEED)) $(if $(OUT),--out $(OUT))
@@ -34,7 +36,7 @@ $(VENV)/torch.done: constraints.txt
 	touch $@
 
 $(VENV)/local.done: pyproject.toml $(VENV)/torch.done
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local,record]'
 	touch $@
 
 $(VENV)/dev.done: $(VENV)/local.done

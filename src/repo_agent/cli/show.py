@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -162,12 +162,10 @@ class Show:
     def run(self, out: Path, result: dict[str, Any]) -> None:
         turns, cost = result["turns"], result["cost_usd"]
         tokens = "not reported" if result["tokens"] is None else f"{result['tokens']:,}"
-        scored = sum(count for name, count in turns.items() if name not in UNSCORED)
-        validity = f"{turns.get('ok', 0) / scored:.1%} of {scored} turns" if scored else "not measured"
         self.pairs(
             [
                 ("rollouts", f"{result['rollouts']}, {result['passed']} passed, {result['pending']} pending"),
-                ("valid", validity),
+                ("valid", _validity(turns)),
                 ("turns", _counts(turns)),
                 ("tokens", tokens if cost is None else f"{tokens}, {cost:.4f} USD"),
                 ("seconds", result["seconds"]),
@@ -177,19 +175,18 @@ class Show:
 
     def replayed(self, out: Path, result: dict[str, Any]) -> None:
         turns = result["turns"]
-        scored = sum(count for name, count in turns.items() if name not in UNSCORED)
         left_out = _counts(result["left_out"])
         self.pairs(
             [
                 ("contexts", f"{result['contexts']} of {result['tasks']} tasks"),
                 ("next calls", f"{result['rollouts']}, {result['pending']} pending"),
-                ("valid", f"{turns.get('ok', 0) / scored:.1%} of {scored} turns" if scored else "not measured"),
+                ("valid", _validity(turns)),
                 ("turns", _counts(turns)),
                 (
                     "executed",
                     f"calls run in {result['runnable']} of them" if result["runnable"] else "no: judged alone",
                 ),
-                *([("turns left out", left_out)] if left_out else []),
+                *([("turns left out", left_out)] if result["left_out"] else []),
                 ("seconds", result["seconds"]),
                 ("traces", out),
             ]
@@ -201,6 +198,7 @@ class Show:
         self.pairs(
             [
                 ("runs", f"{result['runs']}, {result['passed']} passed, {result['unknown']} unknown"),
+                ("valid", _validity(result["turns"])),
                 ("turns", _counts(result["turns"])),
                 ("kept", f"{result['kept']} rows pass the gates that need neither split nor texts nor tokens"),
                 ("raw text unknown", result["raw_unknown"]),
@@ -272,6 +270,12 @@ class Show:
         """A whole rollout; see `view`."""
         for part in view(trace):
             self._out.print(part)
+
+
+def _validity(turns: Mapping[str, int]) -> str:
+    """Of turns by class."""
+    scored = sum(count for name, count in turns.items() if name not in UNSCORED)
+    return f"{turns.get('ok', 0) / scored:.1%} of {scored} turns" if scored else "not measured"
 
 
 def _counts(counts: dict[str, int]) -> str:
