@@ -87,6 +87,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "record": agents.record,
     "import": agents.import_,
     "mark": agents.mark,
+    "tools": agents.tools,
     "eval": runs.eval_,
     "replay": runs.replay,
     "show": runs.show,
