@@ -155,6 +155,8 @@ class Show:
             self.table([{"task": one["task"], "untouched": one["what"]} for one in result["unproven"]])
         if result["odd"]:
             self.table(result["odd"])
+        for one in result["cures"]:
+            self._out.print(f"perhaps: {one['cure']} ({one['tasks']})")
         if result["warnings"]:
             self._out.print("warnings; they change nothing of what was graded:")
             self.table([{"task": one["task"], "warning": one["what"]} for one in result["warnings"]])
