@@ -20,13 +20,14 @@ from repo_agent.data.dataset import FORMAT, Dataset, line_of, read_dataset, traj
 from repo_agent.data.tokens import training_rows
 from repo_agent.data.trajectories import Dropped, Label, Trajectory, steps
 from repo_agent.errors import UserError
-from repo_agent.messages import Message, ToolCall
+from repo_agent.messages import Message, ToolCall, text_hash
 from repo_agent.models import Request, Sampling
 from repo_agent.protocols.contract import Contract
 from repo_agent.protocols.json_object import JsonObject
 from repo_agent.train.config import TrainConfig
 from repo_agent.train.local import train_sft
 from repo_agent.train.record import RunRecord
+from repo_agent.train.together_config import TogetherConfig
 
 CONTRACT = Contract([], "json")
 SYSTEM = "You fix code."
@@ -70,6 +71,7 @@ def write_dataset(folder: Path, found: list[Trajectory]) -> Path:
     folder.mkdir()
     (folder / "trajectories.jsonl").write_bytes(b"".join(line_of(trajectory_record(one)) for one in found))
     record = {"format": FORMAT, "contract": CONTRACT.hash, "protocol": CONTRACT.protocol, "tools": CONTRACT.tools}
+    record["prompts"] = [{"hash": text_hash(SYSTEM), "rows": 1, "text": SYSTEM}]
     (folder / "dataset.json").write_text(json.dumps(record))
     return folder
 
@@ -255,6 +257,11 @@ def test_every_setting_is_a_flag_with_the_same_default() -> None:
     from repo_agent.cli.training import train
 
     flags = {name: one.default for name, one in inspect.signature(train).parameters.items()}
-    for name, field in TrainConfig.model_fields.items():
+    plain = ("budget_usd", "yes")
+    fields = TogetherConfig.model_fields.items()
+    hosted = {name if name in plain else f"together_{name}": one for name, one in fields}
+    for name, field in (TrainConfig.model_fields | hosted).items():
+        if name == "together":
+            continue
         assert name in flags, f"--{name.replace('_', '-')} is missing"
         assert flags[name] == (inspect.Parameter.empty if field.is_required() else field.default), name

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -25,6 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from repo_agent.cli.progress import Progress as RolloutProgress
+from repo_agent.cli.progress import Recording
 from repo_agent.cli.terminal import Terminal
 from repo_agent.cli.view import view
 from repo_agent.data.audit import Audit
@@ -50,28 +51,6 @@ class Bar:
         self.count(step, total)
 
 
-class Live:
-    """What a recorder says while it runs: a line that is kept up to date in a terminal, warnings everywhere."""
-
-    def __init__(self, console: Console, status: Status) -> None:
-        self._console, self._status = console, status
-
-    def start(self, base_url: str, recovered: int) -> None:
-        """It listens; so many rollouts of a killed recorder were finished first."""
-        if recovered:
-            self._console.print(f"finished {recovered} rollouts of a recorder that was killed")
-        self._console.print(
-            f"recording: give your agent the base URL [bold]{escape(base_url)}[/]; Ctrl-C ends", soft_wrap=True
-        )
-        if self._console.is_terminal:
-            self._status.start()
-
-    def update(self, line: str, warning: str | None) -> None:
-        self._status.update(escape(line))
-        if warning:
-            self._console.print(f"[yellow]![/] {escape(warning)}", soft_wrap=True)
-
-
 class Show:
     """Prints results. `quiet` leaves out everything but what --json prints."""
 
@@ -83,6 +62,12 @@ class Show:
     def line(self, text: str) -> None:
         """One plain line."""
         self._err.print(escape(text), soft_wrap=True)
+
+    def asking(self) -> Callable[[str], bool] | None:
+        """What puts a question to the user; None where nobody is there to answer."""
+        if self.quiet or not sys.stdin.isatty():
+            return None
+        return lambda question: self._err.input(f"{escape(question)} (y/N) ").strip().lower() in ("y", "yes")
 
     @contextmanager
     def bar(self, label: str, *, of_bytes: bool = False) -> Iterator[Bar]:
@@ -106,11 +91,11 @@ class Show:
             progress.close()
 
     @contextmanager
-    def recording(self) -> Iterator[Live]:
+    def recording(self) -> Iterator[Recording]:
         """A line on stderr that follows a recorder."""
         status = Status("nothing yet", console=self._err)
         try:
-            yield Live(self._err, status)
+            yield Recording(self._err, status)
         finally:
             status.stop()
 

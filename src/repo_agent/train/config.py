@@ -7,6 +7,7 @@ from typing import Any, Literal
 import pydantic
 
 from repo_agent.errors import UserError
+from repo_agent.train.together_config import TogetherConfig
 
 
 class TrainConfig(pydantic.BaseModel):
@@ -36,6 +37,9 @@ class TrainConfig(pydantic.BaseModel):
     """The most tokens, padding included, in one forward pass of more than one row. None: 8192 on a GPU, 1024 on the
     CPU, where a pass without padding is faster (its attention needs no mask and skips the upper triangle)."""
 
+    together: TogetherConfig = TogetherConfig()
+    """Of `--backend together` alone."""
+
 
 def make_config(**settings: Any) -> TrainConfig:
     """A TrainConfig; a value that it does not take is a UserError that names the setting."""
@@ -43,5 +47,6 @@ def make_config(**settings: Any) -> TrainConfig:
         return TrainConfig(**settings)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        flag = "--" + ".".join(str(part) for part in first["loc"]).replace("_", "-")
+        flag = "--" + "-".join(map(str, first["loc"][:2])).replace("_", "-")
+        flag = flag.replace("--together-budget", "--budget")
         raise UserError(f"{first['msg']}, got {first['input']!r}", flag, "See repo-agent train --help") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import pydantic
 
@@ -18,6 +19,21 @@ class StepLoss(pydantic.BaseModel):
 
     step: int
     loss: float
+
+
+class Hosted(pydantic.BaseModel):
+    """A training run on a host's machines."""
+
+    job: str
+    model: str
+    """The base's name there."""
+    price_usd: float | None
+    """What the host says that it cost, and before that what it would; None where it did not say."""
+    estimate_usd: float | None
+    left_out: int
+    """Rows that the host would have tokenised otherwise than they run."""
+    preview: dict[str, Any]
+    """How many rows and tokens the host's own rendering was compared on."""
 
 
 class RunRecord(pydantic.BaseModel):
@@ -56,8 +72,9 @@ class RunRecord(pydantic.BaseModel):
     trained_tokens: int
     """Those of them that carry loss."""
     losses: list[StepLoss]
-    seconds: float
-    """Wall time of the optimizer's steps, without imports, loading and saving."""
+    seconds: float | None
+    """Wall time of the optimizer's steps, without imports, loading and saving; None where a host did not say."""
+    hosted: Hosted | None = None
 
 
 def versions() -> dict[str, str]:
