@@ -162,7 +162,7 @@ def test_vllm_alone_is_asked_for_token_ids_and_the_trace_keeps_their_hash(tmp_pa
     with FaultServer(answer, models=[{"id": "m", "owned_by": owner}]) as server:
         run_eval(_options(tmp_path / "run", server))
     turns = read_trace(next((tmp_path / "run").glob("traces/*/*.jsonl"))).turns
-    assert [turn.prompt_ids for turn in turns] == [(ids_hash([1, 2, 3]), "") if owner == "vllm" else None]
+    assert {turn.prompt_ids for turn in turns} == {(ids_hash([1, 2, 3]), "") if owner == "vllm" else None}
 
 
 def test_ids_without_a_fingerprint_prove_equality_and_nothing_else() -> None:
