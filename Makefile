@@ -3,9 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/repo-agent
+CLIENTS := .venv-clients
 WORKERS ?= 2
 
-.PHONY: demo test check fix bench files clean
+.PHONY: install demo test test-clients check fix bench files clean
+
+install: $(VENV)/local.done  ## everything that runs here, into .venv
 
 demo: $(VENV)/local.done  ## the whole chain on the tiny model, into demo-out/
 	$(RUN) demo $(if $(SEED),--seed $(SEED)) $(if $(OUT),--out $(OUT))
@@ -14,6 +17,14 @@ test: export OMP_NUM_THREADS = 1
 test: $(VENV)/dev.done  ## the quick suite, then the slow one, each on $(WORKERS) workers
 	$(BIN)/pytest -m "not slow" -n $(WORKERS)
 	$(BIN)/pytest -m slow -n $(WORKERS) --dist loadfile
+
+test-clients: $(VENV)/dev.done $(CLIENTS)/done  ## four real clients over the recorder, in an environment of their own
+	$(BIN)/pytest -m slow tests/test_clients.py
+
+$(CLIENTS)/done: tests/clients/requirements.txt
+	$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/pip install --quiet --requirement tests/clients/requirements.txt
+	touch $@
 
 check: $(VENV)/dev.done  ## format, lint, types
 	$(BIN)/ruff format --check .
@@ -34,7 +45,7 @@ $(VENV)/torch.done: constraints.txt
 	touch $@
 
 $(VENV)/local.done: pyproject.toml $(VENV)/torch.done
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local,record]'
 	touch $@
 
 $(VENV)/dev.done: $(VENV)/local.done

@@ -32,6 +32,7 @@ VENDORS = re.compile(
 )
 KEY = re.compile(r"""\s*(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[A-Za-z_]\w*)\s*:""", re.S)
 CALL_NAMES, CALL_ARGS = {"type", "name"}, {"args", "arguments"}
+ORDER = "json_invalid envelope_invalid unknown_tool missing_arg unexpected_arg wrong_type bad_value ok".split()
 TYPES = {
     "any": lambda v: True,
     "string": lambda v: isinstance(v, str),
@@ -52,6 +53,8 @@ class Reply:
     truncated: bool = False
     calls: list[dict[str, Any]] = field(default_factory=list)
     """native: `{name, arguments}` beside the text, arguments as the server sent them."""
+    parallel: bool = False
+    """Whether it is another agent's, which may get several calls."""
 
 
 def classify(reply: Reply) -> str:
@@ -83,9 +86,15 @@ def classify(reply: Reply) -> str:
 
 def _beside(reply: Reply) -> str:
     """The text beside native calls is not searched."""
-    if len(reply.calls) > 1:
+    if len(reply.calls) > 1 and not reply.parallel:
         return "multiple_calls"
-    call = reply.calls[0]
+    found = {_call_beside(call, reply) for call in reply.calls}
+    return next(name for name in ORDER if name in found)
+
+
+def _call_beside(call: dict[str, Any], reply: Reply) -> str:
+    if not call["arguments"].strip() and _requires_nothing(call["name"], reply):
+        return _arguments(call["name"], {}, reply.tools)
     try:
         args = strict(call["arguments"])
     except ValueError:
@@ -93,6 +102,11 @@ def _beside(reply: Reply) -> str:
     if not isinstance(args, dict) or not call["name"]:
         return "envelope_invalid"
     return _arguments(call["name"], args, reply.tools)
+
+
+def _requires_nothing(name: str, reply: Reply) -> bool:
+    declared = [tool["function"] for tool in reply.tools if tool["function"]["name"] == name]
+    return bool(declared) and not declared[0]["parameters"].get("required")
 
 
 def _whole(text: str, reply: Reply) -> str:
@@ -309,8 +323,8 @@ def strict(text: str) -> Any:
 def lenient(reply: Reply) -> bool:
     """A forgiving parse gives exactly one call and the schema takes it."""
     if reply.protocol == "native" and reply.calls:
-        name, args = reply.calls[0]["name"], _forgiving(reply.calls[0]["arguments"].strip(), python=False)
-        return len(reply.calls) == 1 and _takes(name, args, reply)
+        alone = len(reply.calls) == 1 or reply.parallel
+        return alone and all(_lenient_beside(call, reply) for call in reply.calls)
     text = _judged(reply)
     found = _Found(text, reply)
     if found.opened or len(found.calls) != 1 or found.leaks:
@@ -319,6 +333,13 @@ def lenient(reply: Reply) -> bool:
     if not isinstance(value, dict) or len(CALL_ARGS & set(value)) != 1:
         return False
     return _takes(value.get("name"), value.get("args", value.get("arguments")), reply)
+
+
+def _lenient_beside(call: dict[str, Any], reply: Reply) -> bool:
+    text = call["arguments"].strip()
+    if not text and _requires_nothing(call["name"], reply):
+        text = "{}"
+    return _takes(call["name"], _forgiving(text, python=False), reply)
 
 
 def _takes(name: Any, args: Any, reply: Reply) -> bool:

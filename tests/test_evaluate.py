@@ -369,7 +369,7 @@ SERVED = "openai:tuned@http://127.0.0.1:9/v1"
 def test_a_served_model_without_its_adapter_carries_the_caveat(tmp_path: Path) -> None:
     made = ("base", [[OK]], {}), ("served", [[OK]], {"model": SERVED, "adapter": None})
     told = warned(tmp_path, *made)
-    assert told == ["Adapter unknown: leaks unchecked (served); name it with eval --adapter."]
+    assert told == ["Adapter unknown: leaks unchecked (served); name it with --adapter."]
     printed = compare_runs([tmp_path / "base", tmp_path / "served"]).to_json()["arms"]
     assert [arm["leaked_tasks"] for arm in printed] == [0, None]
 

@@ -20,7 +20,7 @@ pytest.importorskip("openai")
 from test_record import Recorder, play, two_reads, user
 from upstream import said, upstream
 
-from repo_agent.record.proxy import MAX_BODY, _decoded
+from repo_agent.record.bodies import MAX_BODY, decoded
 
 BODY = json.dumps({"model": "m", "messages": [user("hi")]}).encode()
 
@@ -137,11 +137,11 @@ def test_a_header_that_is_for_one_connection_goes_no_further(tmp_path: Path) -> 
 
 
 def test_a_small_reply_does_not_unpack_to_all_memory() -> None:
-    assert _decoded(zlib.compress(b"x" * 1000), "deflate") == b"x" * 1000
+    assert decoded(zlib.compress(b"x" * 1000), "deflate") == b"x" * 1000
     small = zlib.compress(b"\0" * (4 * MAX_BODY))
     tracemalloc.start()
     with pytest.raises(ValueError, match="over 64 MiB"):
-        _decoded(small, "gzip")
+        decoded(small, "gzip")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 3 * MAX_BODY

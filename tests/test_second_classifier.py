@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,10 @@ EXPLAINED: dict[str, str] = {}
 def made(count: int, seed: int) -> Iterator[Reply]:
     maker = Maker(seed)
     for _ in range(count):
-        yield maker.reply()
+        reply = maker.reply()
+        yield reply
+        if len(reply.calls) > 1:
+            yield replace(reply, parallel=True)
 
 
 def differences(replies: Iterable[Reply], registry: Registry = REGISTRY) -> Iterator[tuple[str, str, str]]:
@@ -35,8 +39,10 @@ def differences(replies: Iterable[Reply], registry: Registry = REGISTRY) -> Iter
     for reply in replies:
         text = spoken(reply.text, reply.calls) if reply.calls else reply.text
         parsed = protocol_named(reply.protocol).parse(text, registry.specs)
-        verdict = judge(parsed, registry, truncated=reply.truncated, any_call=reply.after_a_call)
-        ours = f"{verdict.turn_class or 'ok'} {lenient_ok(parsed, registry)}"
+        verdict = judge(
+            parsed, registry, truncated=reply.truncated, any_call=reply.after_a_call, parallel=reply.parallel
+        )
+        ours = f"{verdict.turn_class or 'ok'} {lenient_ok(parsed, registry, reply.parallel)}"
         theirs = f"{second_classifier.classify(reply)} {second_classifier.lenient(reply)}"
         if ours != theirs and text not in EXPLAINED:
             yield f"{reply.protocol}: {text!r}", ours, theirs

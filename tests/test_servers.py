@@ -340,7 +340,7 @@ def test_a_server_that_holds_nothing_leaves_no_run_behind(tmp_path: Path) -> Non
 def test_what_cannot_run_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
     common: dict[str, Any] = {"suite": "micro", "split": "held-out", "out": tmp_path / "run"}
     for more, cause in (
-        ({"model": "local:tiny", "protocol": "native"}, "hermes"),
+        ({"model": "local:tiny", "protocol": "native", "constrain": True}, "--protocol json"),
         ({"model": "local:tiny", "protocol": "hermes", "constrain": True}, "--protocol json"),
     ):
         with pytest.raises(UserError, match=cause):

@@ -70,7 +70,9 @@ class _Handler(BaseHTTPRequestHandler):
         reply = self.state.script(request)
         if reply.get("pause"):
             time.sleep(reply["pause"])
-        if "status" in reply:
+        if "raw" in reply:
+            self._whole(200, reply["raw"].encode())
+        elif "status" in reply:
             self._whole(reply["status"], json.dumps(reply.get("body", {})).encode())
         elif request.get("stream"):
             self._stream(reply)

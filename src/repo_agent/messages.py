@@ -7,7 +7,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ import msgspec
 
 MAX_DEPTH = 50
 """Levels of nesting in a reply; more than any tool's schema has, and safe for every reader of the trace."""
+THOUGHTS = frozenset({"thinking", "reasoning", "redacted_thinking"})
+"""Types of a content's parts that hold reasoning."""
 
 
 class ToolCall(msgspec.Struct, frozen=True, eq=False, repr_omit_defaults=True):
@@ -23,8 +25,9 @@ class ToolCall(msgspec.Struct, frozen=True, eq=False, repr_omit_defaults=True):
     name: str
     args: dict[str, Any]
     wire: str = ""
-    """The arguments as a server sent them, to go back to it unchanged; "" where they never were text. Calls that differ
-    in this alone are equal."""
+    """The arguments as a server sent them, to go back to it unchanged; "" where they never were text."""
+    id: str = ""
+    """By which its result names it, where that is recorded. Calls that differ in `wire` and `id` alone are equal."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ToolCall) and (self.name, self.args) == (other.name, other.args)
@@ -38,16 +41,19 @@ class Message(msgspec.Struct, frozen=True):
     role: str
     content: str
     tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+    """Of a result: the id of the call that it answers, where that is recorded."""
 
     def to_dict(self) -> dict[str, Any]:
         """The message as a chat template takes it: arguments stay dicts."""
         record: dict[str, Any] = {"role": self.role, "content": self.content}
         if self.tool_calls:
             record["tool_calls"] = [
-                {"type": "function", "function": {"name": call.name, "arguments": call.args}}
+                ({"id": call.id} if call.id else {})
+                | {"type": "function", "function": {"name": call.name, "arguments": call.args}}
                 for call in self.tool_calls
             ]
-        return record
+        return record | ({"tool_call_id": self.tool_call_id} if self.tool_call_id else {})
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> Message:
@@ -56,8 +62,23 @@ class Message(msgspec.Struct, frozen=True):
         for entry in record.get("tool_calls") or []:
             arguments = entry["function"]["arguments"]
             parsed = json.loads(arguments) if isinstance(arguments, str) else arguments
-            calls.append(ToolCall(entry["function"]["name"], parsed))
-        return cls(record["role"], record.get("content") or "", tuple(calls))
+            calls.append(ToolCall(entry["function"]["name"], parsed, id=entry.get("id", "")))
+        return cls(record["role"], record.get("content") or "", tuple(calls), record.get("tool_call_id", ""))
+
+
+def call_ids(messages: Iterable[Message]) -> Iterator[tuple[Message, list[str], str]]:
+    """Each message with the ids of its calls, made where none are recorded, and the id of the call that it answers: the
+    one that it names, else the first that is not answered yet; "" where there is none."""
+    waiting: list[str] = []
+    for place, message in enumerate(messages):
+        own = [call.id or f"call_{place}_{number}" for number, call in enumerate(message.tool_calls)]
+        own = own if len(set(own)) == len(own) else [f"call_{place}_{number}" for number in range(len(own))]
+        waiting = list(own) if own else waiting
+        answered = ""
+        if message.role == "tool":
+            answered = message.tool_call_id if message.tool_call_id in waiting else next(iter(waiting), "")
+            waiting = [one for one in waiting if one != answered]
+        yield message, own, answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +171,16 @@ def reply_message(text: str) -> Message:
         return Message("assistant", "\n".join([content, *map(canonical_json, calls)]).strip())
 
 
+def content_text(content: Any) -> str:
+    """The text of a message's content, which may be a list of parts: thoughts are left out, a part that is no text
+    leaves a mark such as `[image_url]`."""
+    if not isinstance(content, list):
+        return content if isinstance(content, str) else ""
+    parts = [part if isinstance(part, dict) else {"text": part} for part in content]
+    said = [part for part in parts if part.get("type") not in THOUGHTS]
+    return "".join(str(part.get("text", f"[{part.get('type', 'part')}]")) for part in said)
+
+
 def text_hash(text: str) -> str:
     """The first 16 hex digits of the SHA-256 of any text, lone surrogates too."""
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
@@ -170,10 +201,11 @@ def tilde(text: str) -> str:
 
 def _tool_call(call: dict[str, Any]) -> ToolCall:
     name, said = call["name"], call["arguments"]
-    args = strict_json(said) if isinstance(said, str) else said
+    args = strict_json(said.strip() or "{}") if isinstance(said, str) else said
     if not name or not isinstance(name, str) or not isinstance(args, dict) or nesting(args) > MAX_DEPTH:
         raise ValueError("no call")
-    return ToolCall(name, args, said if isinstance(said, str) else "")
+    own = call.get("id")
+    return ToolCall(name, args, said if isinstance(said, str) else "", own if isinstance(own, str) else "")
 
 
 def _finite(text: str) -> float:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from functools import cache, lru_cache
 from typing import Any
 from urllib.parse import quote
@@ -68,4 +69,14 @@ def _forms(secret: str) -> dict[str, None]:
     escaped = json.dumps(secret)[1:-1]
     quoted = quote(secret, safe="")
     small = re.sub(r"%[0-9A-F]{2}", lambda found: found[0].lower(), quoted)
-    return dict.fromkeys((secret, quoted, small, quote(secret), escaped, escaped.replace("/", "\\/")))
+    plain = (secret, quoted, small, quote(secret), escaped, escaped.replace("/", "\\/"))
+    return dict.fromkeys((*plain, *_in_base64(secret)))
+
+
+def _in_base64(secret: str) -> Iterator[str]:
+    """What a secret looks like inside of text in base64, wherever in it: the digits that are its own alone."""
+    data = secret.encode(errors="surrogatepass")
+    for shift in range(3):
+        own = slice((shift * 8 + 5) // 6, (shift + len(data)) * 8 // 6)
+        digits = base64.b64encode(b"\0" * shift + data).decode()[own]
+        yield from (digits, digits.replace("+", "-").replace("/", "_"))

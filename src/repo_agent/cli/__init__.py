@@ -28,6 +28,23 @@ STOPPED = 130  # the exit code of a command that Ctrl-C ended
 KEPT = "finished rollouts are kept, and the same command resumes"
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"repo-agent {version('repo-agent')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _every_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options before the command."""
+
+
 def main() -> None:
     """Run a command. Bad input and failures of ours end in one line on stderr: exit code 2 and 1."""
     warnings.showwarning = _warned
@@ -70,6 +87,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "record": agents.record,
     "import": agents.import_,
     "mark": agents.mark,
+    "tools": agents.tools,
     "eval": runs.eval_,
     "replay": runs.replay,
     "show": runs.show,

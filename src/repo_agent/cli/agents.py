@@ -1,5 +1,5 @@
-"""The commands beside other agents: `serve` them a local model, and take their conversations in, by `record` and
-`import`."""
+"""The commands beside other agents: `serve` them a local model, take their conversations in by `record` and `import`,
+`mark` them, and write their `tools`."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ def record(
 
 
 def import_(
-    kind: Annotated[str, typer.Argument(help="openai (chat-completion logs, JSONL) or sweagent (.traj).")],
+    kind: Annotated[str, typer.Argument(help="openai (chat logs), sweagent (.traj) or mini (.traj.json).")],
     path: Annotated[Path, typer.Argument(help="A file, or a folder of them.")],
     out: Annotated[Path, typer.Option(help="New run directory.")],
     tools: Tools = None,
     passed: Annotated[
         bool | None,
-        typer.Option("--passed/--failed", help="The outcome of every rollout; unknown where neither is given."),
+        typer.Option("--passed/--failed", help="The outcome of rollouts whose log says none."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -80,6 +80,21 @@ def import_(
 
     result = import_logs(kind, path, out, tools, passed)
     output(as_json, result, lambda show: show.imported(out, result))
+
+
+def tools(
+    runs: Annotated[list[Path], typer.Argument(help="Recorded or imported runs, or trace files.")],
+    out: Annotated[Path, typer.Option(help="New JSON file: an OpenAI tools list.")],
+    as_json: Json = False,
+) -> None:
+    """Write the tool schemas of a recorded run to a file, for `--tools` of other commands.
+
+    repo-agent tools runs/mine --out schema.json
+    """
+    from repo_agent.record.schemas import write_schemas
+
+    result = write_schemas(runs, out)
+    output(as_json, result, lambda show: show.fields(result))
 
 
 def mark(

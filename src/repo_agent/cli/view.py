@@ -62,8 +62,11 @@ def _turn(turn: Turn, known: Mapping[str, str]) -> Iterator[RenderableType]:
         spoken = "\n".join([spoken, *(f"{call.get('name')}({call.get('arguments')})" for call in calls)]).strip()
     if spoken and (turn.call is None or calls):
         yield Text(_head(spoken), style="italic")
-    if turn.call and (diff := _diff(turn.call, known)):
-        yield from (Text(line, style=_DIFF.get(line[:1], "")) for line in _head(diff, 2 * SHOWN_LINES).split("\n"))
+    if turn.call:
+        yield from (Text(line, style=_DIFF.get(line[:1], "")) for line in _changes(turn.call, known))
+    for call in turn.more:
+        yield Text.assemble("   + ", _signature(call))
+        yield from (Text(line, style=_DIFF.get(line[:1], "")) for line in _changes(call, known))
     if turn.error and turn.ok is not False:
         yield Text(f"-> {turn.error}", style=style)
 
@@ -94,6 +97,11 @@ def _diff(call: ToolCall, known: Mapping[str, str]) -> str:
     if path not in known:
         return _unified(f"{path} (what it held before is not in the trace)", "", new)
     return _unified(path, known[path], new) or " (no change)"
+
+
+def _changes(call: ToolCall, known: Mapping[str, str]) -> list[str]:
+    diff = _diff(call, known)
+    return _head(diff, 2 * SHOWN_LINES).split("\n") if diff else []
 
 
 def _unified(path: str, old: str, new: str) -> str:
@@ -137,10 +145,23 @@ def _observed(turn: Turn, seen: tuple[Message, ...]) -> Iterator[RenderableType]
     for message in seen:
         text, mark, tests = ("\n" + message.content).rpartition("\n[tests] ") if shows_tests else ("", "", "")
         text_shown = (text if mark else message.content).strip().removeprefix("[tool_result] ")
+        if text_shown and message.role == "tool" and turn.more:
+            yield Text(f"   = {_answers_what(turn, message)}", style="dim")
         if text_shown:
             yield Text(_head(text_shown), style="dim")
         if mark:
             yield _tests(tests)
+
+
+def _answers_what(turn: Turn, message: Message) -> str:
+    """Of parallel calls, the one that a result answers, by its id."""
+    said = [
+        call
+        for one in turn.messages[turn.at : turn.at + 1]
+        for call in one.tool_calls
+        if call.id and call.id == message.tool_call_id
+    ]
+    return _signature(said[0]) if said else "result"
 
 
 def _tests(output: str) -> Text:

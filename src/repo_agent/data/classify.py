@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from itertools import zip_longest
 
 from msgspec.structs import replace
 
-from repo_agent.messages import key_of
+from repo_agent.messages import Message, key_of
 from repo_agent.protocols import PROTOCOLS, Protocol, protocol_named
 from repo_agent.tools.files import default_registry
 from repo_agent.tools.registry import Registry, ToolResult
@@ -48,13 +49,18 @@ def classify(trace: Trace, registry: Registry) -> list[Verdict]:
     """The verdict on each turn, with its final turn class: how the call fared is taken from the recorded result.
 
     A call without a recorded result is `infra_error`: left out and counted. Nobody marked the results of another
-    agent's calls as good or bad: there a call that the schemas take is `ok`, and a final that was answered `no_call`;
-    without schemas its turns are `unjudged`.
+    agent's calls as good or bad: there a call that the schemas take is `ok`; a reply without a call that a user answers
+    is the `final` of that exchange, and `no_call` where the agent went on by itself; calls in a request's history
+    count; without schemas its turns are `unjudged`.
     """
-    verdicts, any_call = [], False
+    verdicts = []
     protocol = _protocol(trace)
     older, ours = trace.shape == "older", trace.source == "loop"
-    for turn in trace.turns:
+    any_call, seen = not ours and _called_before(trace, protocol, registry), 0
+    for turn, following in zip_longest(trace.turns, trace.turns[1:]):
+        if not ours:
+            any_call = any_call or any(map(_tells_of_call, turn.messages[seen : turn.at]))
+            seen = turn.at
         if not ours and (turn.turn_class == "infra_error" or not registry.judges):
             verdicts.append(Verdict("infra_error" if turn.turn_class == "infra_error" else "unjudged"))
             continue
@@ -65,14 +71,26 @@ def classify(trace: Trace, registry: Registry) -> list[Verdict]:
             registry,
             truncated=turn.finish_reason == "length",
             any_call=any_call,
+            parallel=trace.parallel,
         )
         any_call = any_call or verdict.turn_class is None or (not ours and holds_call(verdict))
         if verdict.turn_class is None:
             verdict = replace(verdict, turn_class=_outcome(turn) if ours else "ok")
-        if not ours and verdict.turn_class in FINALS and turn is not trace.turns[-1]:
-            verdict = Verdict("no_call", error="a reply without a call, and the agent went on")
+        if not ours and verdict.turn_class in FINALS and following is not None:
+            went_on = Verdict("no_call", error="a reply without a call, and the agent went on")
+            verdict = Verdict("final", final=verdict.final) if turn.answered(following) else went_on
         verdicts.append(verdict)
     return verdicts
+
+
+def _called_before(trace: Trace, protocol: Protocol | None, registry: Registry) -> bool:
+    """Whether a call is in the text of what was said before the first turn."""
+    said = [message for message in (trace.turns[0].context if trace.turns else ()) if message.role == "assistant"]
+    return protocol is not None and any(protocol.parse(one.content, registry.specs).call for one in said)
+
+
+def _tells_of_call(message: Message) -> bool:
+    return bool(message.tool_calls) or message.role == "tool"
 
 
 def _protocol(trace: Trace) -> Protocol | None:

@@ -19,7 +19,7 @@ from repo_agent.data.dataset import Dataset, line_of
 from repo_agent.data.texts import Texts
 from repo_agent.data.trajectories import Dropped, Trajectory, rows, steps
 from repo_agent.errors import UserError
-from repo_agent.messages import Message
+from repo_agent.messages import Message, call_ids
 
 Records = Iterator[dict[str, Any]]
 _BATCH = 500
@@ -151,21 +151,19 @@ def weighted(messages: Iterable[Message], targets: Iterable[int]) -> list[dict[s
     messages with the id of the call that they answer."""
     chosen = set(targets)
     made: list[dict[str, Any]] = []
-    open_calls: list[str] = []
-    for index, message in enumerate(messages):
+    for index, (message, ids, answered) in enumerate(call_ids(messages)):
         row: dict[str, Any] = {"role": message.role, "content": message.content, "weight": int(index in chosen)}
         if message.tool_calls:
-            open_calls = [f"call_{index}_{number}" for number in range(len(message.tool_calls))]
             row["tool_calls"] = [
                 {
                     "id": own,
                     "type": "function",
                     "function": {"name": call.name, "arguments": json.dumps(call.args, ensure_ascii=False)},
                 }
-                for own, call in zip(open_calls, message.tool_calls, strict=True)
+                for own, call in zip(ids, message.tool_calls, strict=True)
             ]
         if message.role == "tool":
-            row["tool_call_id"] = open_calls.pop(0) if open_calls else "call"
+            row["tool_call_id"] = answered or "call"
         made.append(row)
     return made
 

@@ -92,6 +92,12 @@ def unseen(turn: Label, trajectory: Trajectory, context: GateContext) -> str:
     return f"written unseen: {turn.unseen[0][:120]!r}" if turn.unseen else ""
 
 
+def broken_context(turn: Label, trajectory: Trajectory, context: GateContext) -> str:
+    """No turn of another agent after a call whose arguments are not a JSON object, or a result without a call: no
+    server takes such a context back as it was."""
+    return "what was said before holds a call that is not a JSON object" if turn.broken_context else ""
+
+
 def secret(turn: Label, trajectory: Trajectory, context: GateContext) -> str:
     """No turn at or after a text in which a credential is found, or was replaced when it was recorded."""
     return context.texts.secret(trajectory, turn)
@@ -117,6 +123,7 @@ GATES: dict[str, Gate] = {
     "no_final": no_final,
     "max_turns": max_turns,
     "unseen": unseen,
+    "broken_context": broken_context,
     "secret": secret,
     "encodable": encodable,
     "control_token": control_token,

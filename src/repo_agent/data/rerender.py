@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -17,6 +17,7 @@ from repo_agent.messages import Message, ToolCall, read_spoken
 from repo_agent.protocols import protocol_named
 from repo_agent.secrets import home_folders
 from repo_agent.tools.registry import Registry
+from repo_agent.tools.verdict import Verdict
 from repo_agent.traces.trace import Trace, Turn
 
 RERENDERED = "json"
@@ -27,18 +28,40 @@ _BEFORE = r"(?:(?<![\w.~-])(?<!:/)|(?<=\\[nrt]))"
 """Where an absolute path may begin: not inside a name or after a URL's //, but after an escaped newline or tab."""
 
 
-def rerendered(trace: Trace, registry: Registry) -> list[Turn]:
-    """The trace's turns in one conversation of our protocol."""
+def rerendered(trace: Trace, registry: Registry, verdicts: Sequence[Verdict]) -> tuple[list[Turn], list[Verdict]]:
+    """The trace's turns in one conversation of our protocol, and their verdicts. Parallel calls become as many turns,
+    each with the result that is its own."""
     protocol = protocol_named(RERENDERED)
     messages = [Message("system", protocol.describe(registry)), Message("user", f"GOAL:\n{_goal(trace)}")]
-    turns = []
-    for turn, following in zip(trace.turns, [*trace.turns[1:], None], strict=True):
-        said = Message("assistant", _said(turn, registry))
-        turns.append(replace(turn, messages=messages, at=len(messages), reply=said, prompt_ids=None))
-        messages.append(said)
-        if following is not None:
-            messages += protocol.observe(said, _observed(following.messages[turn.at : following.at]))
-    return turns
+    turns, judged = [], []
+    for turn, following, verdict in zip(trace.turns, [*trace.turns[1:], None], verdicts, strict=True):
+        added = following.messages[turn.at : following.at] if following is not None else ()
+        for one, own, answers in _apart(turn, verdict, added):
+            said = Message("assistant", _said(one, registry))
+            turns.append(replace(one, messages=messages, at=len(messages), reply=said, prompt_ids=None))
+            judged.append(own)
+            messages.append(said)
+            if following is not None:
+                messages += protocol.observe(said, _observed(answers))
+    return turns, judged
+
+
+def _apart(turn: Turn, verdict: Verdict, added: Sequence[Message]) -> Iterator[tuple[Turn, Verdict, Sequence[Message]]]:
+    """Each call of a turn with what answers it; what answers none goes with the last."""
+    calls = turn.calls
+    if len(calls) < 2:
+        yield turn, verdict, added
+        return
+    ids = [call.id for message in added[:1] for call in message.tool_calls]
+    results = [message for message in added if message.role == "tool"]
+    paired = {one.tool_call_id: one for one in results} if ids and all(ids) else {}
+    for place, call in enumerate(calls):
+        own = paired.get(ids[place]) if place < len(ids) and paired else None
+        if own is None and place < len(results):
+            own = results[place]
+        rest = [message for message in added if message.role != "tool"] if place == len(calls) - 1 else []
+        alone = Verdict(verdict.turn_class, call, None, verdict.error, verdict.unchecked)
+        yield replace(turn, call=call, more=()), alone, [*([own] if own else []), *rest]
 
 
 def without_homes(text: str) -> str:
@@ -58,8 +81,8 @@ def names_home(text: str) -> bool:
 
 def homeless(message: Message) -> Message:
     """A message in which no home folder is named."""
-    calls = tuple(ToolCall(call.name, _homeless_value(call.args)) for call in message.tool_calls)
-    return Message(message.role, without_homes(message.content), calls)
+    calls = tuple(ToolCall(call.name, _homeless_value(call.args), id=call.id) for call in message.tool_calls)
+    return Message(message.role, without_homes(message.content), calls, message.tool_call_id)
 
 
 def _homeless_value(value: Any) -> Any:

@@ -49,7 +49,7 @@ class Label(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """Whether the next request holds that very message."""
     call: ToolCall | None
     last: bool
-    """Whether this is the rollout's last turn."""
+    """Whether the rollout, or another agent's exchange with its user, ends with this turn."""
     repeats: bool
     """Whether the same call was made earlier in the rollout, with no write between."""
     after_bad: bool
@@ -60,14 +60,19 @@ class Label(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     redacted: bool
     prompt_ids: tuple[str, str] | None
     """Hash of the prompt's token ids when it ran, and the tokenizer's fingerprint."""
+    more: tuple[ToolCall, ...] = ()
+    """Of parallel calls: those after the first."""
+    broken_context: bool = False
+    """Whether a call that no server takes back was said before; see `Turn.broken_context`."""
     unchecked: frozenset[str] = frozenset()
     """What of the tool's schema would have taken too long to check; see `registry.Checked`."""
     dropped: Dropped | None = None
 
     @property
     def what(self) -> str:
-        """The tool that the turn calls, or `final`, or its turn class."""
-        return self.call.name if self.call else "final" if self.turn_class == "final" else self.turn_class
+        """The tool that the turn calls, several with a +, or `final`, or its turn class."""
+        names = [call.name for call in (self.call, *self.more) if call]
+        return "+".join(names) if names else "final" if self.turn_class == "final" else self.turn_class
 
 
 @dataclass(frozen=True)
@@ -138,8 +143,9 @@ def trajectories_of(
     own = Contract(trace.tools if trace.tools is not None else registry.schemas(), trace.protocol)
     ours = Contract(registry.schemas(), RERENDERED)
     foreign = rerender and (own.hash != ours.hash or _is_foreign(trace))
-    turns = rerendered(trace, registry) if foreign else list(trace.turns)
-    labels = _labels(turns, classify(trace, registry))
+    verdicts = classify(trace, registry)
+    turns, verdicts = rerendered(trace, registry, verdicts) if foreign else (list(trace.turns), verdicts)
+    labels = _labels(turns, verdicts, trace.source != "loop")
     run, name = _provenance(trace)
     found: list[Trajectory] = []
     for _, group in groupby(zip(turns, labels, strict=True), key=lambda pair: id(pair[0].messages)):
@@ -166,7 +172,7 @@ def _is_foreign(trace: Trace) -> bool:
     return trace.source != "loop" or trace.shape == "older"
 
 
-def _labels(turns: Sequence[Turn], verdicts: Sequence[Verdict]) -> list[Label]:
+def _labels(turns: Sequence[Turn], verdicts: Sequence[Verdict], foreign: bool) -> list[Label]:
     repeats = _repeats(verdicts)
     labels, after_bad = [], False
     for turn, verdict, repeat in zip(turns, verdicts, repeats, strict=True):
@@ -180,7 +186,9 @@ def _labels(turns: Sequence[Turn], verdicts: Sequence[Verdict]) -> list[Label]:
                 reply=turn.reply,
                 sent_back=turn.sent_back,
                 call=verdict.call,
-                last=turn is turns[-1],
+                more=verdict.more,
+                last=turn is turns[-1] or (foreign and turn_class == "final"),
+                broken_context=turn.broken_context,
                 repeats=repeat,
                 after_bad=after_bad,
                 raw_unknown=turn.text is None or turn.raw_unknown,
@@ -198,11 +206,11 @@ def _repeats(verdicts: Iterable[Verdict]) -> list[bool]:
     seen: set[bytes] = set()
     repeats = []
     for verdict in verdicts:
-        key = key_of([verdict.call.name, verdict.call.args]) if verdict.call else b""
-        repeats.append(bool(key) and key in seen)
-        if verdict.call and verdict.turn_class == "ok" and not _READS.match(verdict.call.name):
+        keys = [key_of([call.name, call.args]) for call in verdict.calls]
+        repeats.append(bool(keys) and seen.issuperset(keys))
+        if verdict.turn_class == "ok" and not all(_READS.match(call.name) for call in verdict.calls):
             seen.clear()
-        seen.add(key)
+        seen.update(keys)
     return repeats
 
 

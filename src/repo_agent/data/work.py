@@ -181,7 +181,8 @@ def _count_tokens(tally: Tally, tokens: Tokens) -> None:
 
 
 def _may_write(turn: Label) -> bool:
-    return turn.call is not None and any(word in turn.call.name for word in ("write", "edit", "create", "replace"))
+    names = [call.name for call in (turn.call, *turn.more) if call]
+    return any(word in name for name in names for word in ("write", "edit", "create", "replace"))
 
 
 def _source(trace: Trace) -> tuple[Any, ...]:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from repo_agent.chat.tokens import ids_hash
 from repo_agent.errors import InfraError, UserError
 from repo_agent.keys import key_for, without_key
-from repo_agent.messages import Message, Usage, spoken
+from repo_agent.messages import Message, Usage, call_ids, content_text, spoken
 from repo_agent.models import LARGE, Ask, Completion, Request, Sampling, Served
 from repo_agent.models.canary import WAYS, prove
 from repo_agent.models.retry import Patience, Transient, persistently, retry_after
@@ -189,21 +189,19 @@ class OpenAIChat:
 def _wire(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
     """Messages as servers take them: arguments as the JSON strings they were, each answer with its call's id."""
     rows: list[dict[str, Any]] = []
-    open_calls: list[str] = []
-    for place, message in enumerate(messages):
+    for message, ids, answered in call_ids(messages):
         row: dict[str, Any] = {"role": message.role, "content": message.content}
         if message.tool_calls:
-            open_calls = [f"call_{place}_{number}" for number in range(len(message.tool_calls))]
             row["tool_calls"] = [
                 {
-                    "id": key,
+                    "id": own,
                     "type": "function",
                     "function": {"name": call.name, "arguments": call.wire or _json(call.args)},
                 }
-                for key, call in zip(open_calls, message.tool_calls, strict=True)
+                for own, call in zip(ids, message.tool_calls, strict=True)
             ]
-        if message.role == "tool" and open_calls:
-            row["tool_call_id"] = open_calls.pop(0)
+        if answered:
+            row["tool_call_id"] = answered
         rows.append(row)
     return rows
 
@@ -235,8 +233,8 @@ def _text(message: dict[str, Any], request: Request) -> tuple[str, bool]:
 
     Calls that nobody asked the server to look for are restored in the tags that servers look for.
     """
-    content = _plain(message.get("content"))
-    entries = message.get("tool_calls") or []
+    content, older = _plain(content_text(message.get("content"))), message.get("function_call")
+    entries = message.get("tool_calls") or ([{"function": older}] if isinstance(older, dict) else [])
     functions = [entry.get("function") if isinstance(entry, dict) else None for entry in entries]
     calls = [_call(function if isinstance(function, dict) else {}) for function in functions]
     if request.tools is not None:

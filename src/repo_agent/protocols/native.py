@@ -10,7 +10,7 @@ that speaks this protocol; a call that stands in the text, where no server looks
 from __future__ import annotations
 
 import json
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from typing import Any
 
 from repo_agent.messages import MAX_DEPTH, Message, ToolCall, nesting, read_spoken, reply_message, spoken, strict_json
@@ -18,7 +18,7 @@ from repo_agent.protocols.briefing import Briefing
 from repo_agent.protocols.leaks import without_thinking
 from repo_agent.protocols.lenient import called, json_object
 from repo_agent.protocols.stray import without_call
-from repo_agent.tools.registry import Registry
+from repo_agent.tools.registry import Registry, ToolSpec
 from repo_agent.tools.verdict import Parsed
 
 _PROMPT = """{intro} Each turn, call exactly one tool.
@@ -57,25 +57,37 @@ class Native:
         content, calls = read_spoken(text)
         if not calls:
             return without_call(without_thinking(content), tools, lambda span: False, ("", ""), _BESIDE)
-        if len(calls) > 1:
-            return Parsed(fault="multiple_calls", error="one call a turn, please")
-        name, said = calls[0].get("name"), calls[0].get("arguments")
-        lenient = _lenient(name, said)
-        try:
-            args = strict_json(said) if isinstance(said, str) else said
-        except (ValueError, RecursionError) as error:
-            return Parsed(fault="json_invalid", error=f"the arguments are not valid JSON: {error}", lenient=lenient)
-        if nesting(args) > MAX_DEPTH:
-            return Parsed(fault="json_invalid", error=f"nested deeper than {MAX_DEPTH}")
-        if not name or not isinstance(name, str) or not isinstance(args, dict):
-            return Parsed(fault="envelope_invalid", error="a call has a name and an object of arguments")
-        return Parsed(call=ToolCall(name, args), lenient=ToolCall(name, args))
+        each = tuple(_call(call, tools) for call in calls)
+        return each[0] if len(each) == 1 else Parsed(fault="multiple_calls", error=_ONE, each=each)
 
     def schema(self, registry: Registry) -> dict[str, Any] | None:
         return None
 
 
 _BESIDE = "a call stands beside the text, not in it"
+_ONE = "one call a turn, please"
+
+
+def _call(call: dict[str, Any], tools: Container[str] | None) -> Parsed:
+    name, said = call.get("name"), call.get("arguments")
+    if isinstance(said, str) and not said.strip() and _takes_none(name, tools):
+        said = "{}"
+    lenient = _lenient(name, said)
+    try:
+        args = strict_json(said) if isinstance(said, str) else said
+    except (ValueError, RecursionError) as error:
+        return Parsed(fault="json_invalid", error=f"the arguments are not valid JSON: {error}", lenient=lenient)
+    if nesting(args) > MAX_DEPTH:
+        return Parsed(fault="json_invalid", error=f"nested deeper than {MAX_DEPTH}")
+    if not name or not isinstance(name, str) or not isinstance(args, dict):
+        return Parsed(fault="envelope_invalid", error="a call has a name and an object of arguments")
+    return Parsed(call=ToolCall(name, args), lenient=ToolCall(name, args))
+
+
+def _takes_none(name: Any, tools: Container[str] | None) -> bool:
+    """Whether a tool may be called without arguments."""
+    spec = tools.get(name) if isinstance(tools, Mapping) and isinstance(name, str) else None
+    return isinstance(spec, ToolSpec) and not spec.parameters.get("required")
 
 
 def _lenient(name: Any, said: Any) -> ToolCall | None:

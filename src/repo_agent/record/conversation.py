@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from repo_agent.messages import tilde, total
 from repo_agent.record.verdict import Judge, Judged
@@ -75,24 +75,26 @@ class Conversation:
         )
 
     def continues(self, request: ChatRequest) -> int:
-        """How well a request continues this: 2 with the reply, or with a failed request again; 1 without the reply,
-        as agents do that throw a bad one away and complain; 0 not at all."""
+        """How well a request continues this: 3 with the reply, or with a failed request again; 2 with the reply
+        repaired; 1 without the reply, as agents do that throw a bad one away and complain; 0 not at all."""
         place = len(self.request.messages)
         if len(request.messages) < place or request.hashes[place] != self.request.hashes[place]:
             return 0
         if self.reply is None:
-            return 2
+            return 3
         after = request.messages[place:]
         if after and after[0].role == "assistant":
-            return 2 if is_of(after[0], self.reply) else 0
+            return 3 if is_of(after[0], self.reply) else 2 if repairs(after[0], self.reply) else 0
         return 1 if after and self.judge.last != "ok" else 0
 
     def exchange(self, request: ChatRequest, reply: Reply, seconds: float | None, read: Judged | None = None) -> str:
         """Append a request and its reply; returns the reply's turn class. `read` is what its own agent made of it."""
-        verdict = self.judge.verdict(self.protocol, reply.spoken, reply.finish_reason, read)
+        self._went_on(request)
+        verdict = self.judge.verdict(reply.spoken, reply.finish_reason, read)
         action = events.LlmAction(
             t=self.turn,
             text=reply.text,
+            reasoning=reply.reasoning,
             tool_calls=reply.calls,
             raw_unknown=bool(reply.calls),
             finish_reason=reply.finish_reason,
@@ -101,7 +103,7 @@ class Conversation:
             seconds=seconds,
             turn_class=verdict.turn_class,
             lenient_ok=verdict.lenient_ok,
-            calls=[verdict.call] if verdict.call else [],
+            calls=verdict.calls,
             error=verdict.error,
         )
         self._append(request, action)
@@ -117,6 +119,7 @@ class Conversation:
 
         The cause is cut, after keys were taken out: half a key would not be known for one.
         """
+        self._went_on(request)
         action = events.LlmAction(
             t=self.turn,
             text="",
@@ -159,7 +162,7 @@ class Conversation:
         edited: WireMessage | Literal["dropped"] | None = None
         if self.reply is not None and fresh[0].role == "assistant":
             back, *fresh = fresh
-            edited = None if _same(back, self.reply) else back
+            edited = None if _same(back, self.reply) and _ids(back.tool_calls) == _ids(self.reply.calls) else back
         elif self.reply is not None:
             edited = "dropped"
             self.sent -= 1
@@ -168,6 +171,15 @@ class Conversation:
         self.turn += 1
         self.request = request
         self.last = time.monotonic()
+
+    def _went_on(self, request: ChatRequest) -> None:
+        """A request after a reply: its agent went on, or a user's message answers it."""
+        added = request.messages[self._known() :]
+        self.judge.sees(added)
+        if self.reply is not None:
+            back, *after = added
+            said = [message.role for message in after if message.role != "system"]
+            self.judge.went_on(back.role == "assistant" and said[:1] == ["user"])
 
     def _known(self) -> int:
         """How many messages of a request the trace holds, the last reply not counted."""
@@ -189,6 +201,24 @@ def is_of(back: WireMessage, reply: Reply) -> bool:
     text = text_of(back).strip()
     part = said[: len(calls)] == calls and bool(calls) == bool(said) and text in reply.text and bool(text or calls)
     return part or _same(back, reply)
+
+
+def repairs(back: WireMessage, reply: Reply) -> bool:
+    """Whether a message is a reply sent back with other arguments: the same calls by id, or by name where the reply's
+    arguments are not a JSON object."""
+    sent = [(call.get("id"), call["function"]["name"]) for call in back.tool_calls]
+    said = [(call.get("id"), call.get("name")) for call in reply.calls]
+    if not sent or len(sent) != len(said) or text_of(back).strip() not in reply.text:
+        return False
+    by_id = sent == said and all(own for own, _ in sent)
+    names = [name for _, name in sent] == [name for _, name in said]
+    broken = any(not isinstance(value, dict) for _, value in names_and_arguments(reply.calls))
+    return by_id or (names and broken)
+
+
+def _ids(calls: list[dict[str, Any]]) -> list[Any]:
+    """By which results name their calls; an agent may give calls ids of its own."""
+    return [call.get("id") for call in calls]
 
 
 def _same(back: WireMessage, reply: Reply) -> bool:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -28,7 +29,7 @@ from repo_agent.traces.store import RunDir
 
 MAX_OPEN = 256
 """Rollouts kept open, each an open file; the one that has waited longest ends when there are more."""
-_SLUG = 40
+_SLUG, _PATHS = 40, 20
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,12 @@ class Conversations:
         self.open: list[Conversation] = []
         self.tally = Tally()
         self.rollouts = 0
-        self.passed = 0
+        self.passed = self.marked = 0
+        """Rollouts that passed, and those whose outcome is known."""
         self.errors = 0
         self.failed_replies = 0
+        self.unrecorded: Counter[str] = Counter()
+        """Requests that pass without being recorded, by path."""
         self._next: dict[str, int] = {}
 
     def take(
@@ -123,14 +127,15 @@ class Conversations:
             number = self._next.get(task, 0)
             self._next[task] = number + 1
             writer = self._run.claim(task, number)
+        protocol = protocol or ("native" if request.native else "json")
         conversation = Conversation(
             id=f"{task}/{number}",
             task=task,
             rollout=number,
             request=request,
             writer=writer,
-            judge=Judge(self.tally, request.tools, self._tools),
-            protocol=protocol or ("native" if request.native else "json"),
+            judge=Judge(self.tally, request, protocol, self._tools),
+            protocol=protocol,
             source=self._source,
             secrets=secrets,
             name=name,
@@ -155,9 +160,17 @@ class Conversations:
             self.rollouts += bool(conversation.steps)
             self.errors += not conversation.steps
             self.passed += conversation.passed is True and bool(conversation.steps)
+            self.marked += conversation.passed is not None and bool(conversation.steps)
+
+    def passes(self, path: str) -> None:
+        """Count a request that is not recorded."""
+        path = path[:_SLUG]
+        self.unrecorded[path if path in self.unrecorded or len(self.unrecorded) < _PATHS else "others"] += 1
 
     def line(self) -> str:
         """What was recorded so far, in one line."""
         open_ = f", {len(self.open)} open" if self.open else ""
         failed = f" · {self.failed_replies} failed at the server" if self.failed_replies else ""
-        return f"{self.rollouts} rollouts, {self.passed} marked passed{open_}{failed} · {self.tally.line()}"
+        paths = ", ".join(f"{count} {path}" for path, count in self.unrecorded.most_common(3))
+        passed = f" · {self.unrecorded.total()} requests passed unrecorded ({paths})" if paths else ""
+        return f"{self.rollouts} rollouts, {self.passed} marked passed{open_}{failed}{passed} · {self.tally.line()}"

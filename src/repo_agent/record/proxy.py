@@ -5,10 +5,8 @@ An exchange is on disk before the agent sees the end of the reply, so a kill los
 
 from __future__ import annotations
 
-import json
 import re
 import time
-import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,11 +15,13 @@ from aiohttp import ClientError, ClientResponse, ClientSession, web
 from yarl import URL
 
 from repo_agent.errors import RepoAgentError, boundary
+from repo_agent.record.bodies import MAX_BODY, decoded, object_of
 from repo_agent.record.conversation import Conversation
 from repo_agent.record.conversations import Conversations
 from repo_agent.record.secrets import secrets_of
 from repo_agent.record.sites import guard
-from repo_agent.record.wire import ChatRequest, Reply, read_reply, read_request, read_stream
+from repo_agent.record.stream import is_stream, read_stream
+from repo_agent.record.wire import ChatRequest, Reply, read_reply, read_request
 
 OWN = "X-Repo-Agent-"
 _HOP_BY_HOP = frozenset(
@@ -29,8 +29,6 @@ _HOP_BY_HOP = frozenset(
     "upgrade host content-length expect".split()
 )
 _DONE = re.compile(rb"(?:^|\n)data: ?\[DONE\]")
-MAX_BODY = 64 * 2**20
-"""Bytes of a compressed reply, unpacked: few compressed ones can make very many."""
 _READ = 10_000
 """Characters of an error's body that are looked at."""
 
@@ -70,16 +68,23 @@ class Proxy:
         """Pass a request on; record it where it is a chat completion."""
         if request.method == "POST" and request.path.endswith("/chat/completions"):
             body = await request.read()
-            fields = _object(body)
+            fields = _fields(body, request.headers.get("Content-Encoding", ""))
             chat = read_request(fields)
             if chat is not None:
                 return await self._recorded(request, body, fields, chat)
+            self._unrecorded(request)
             return await self._plain(request, body)
+        if request.method == "POST":
+            self._unrecorded(request)
         return await self._plain(request, request.content if request.can_read_body else None)
+
+    def _unrecorded(self, request: web.Request) -> None:
+        self._conversations.passes(request.path)
+        self._on_update(None)
 
     async def mark(self, request: web.Request) -> web.Response:
         """`{"conversation": id or name, "passed": true, false or null}`: mark rollouts, and end them."""
-        record = _object(await request.read())
+        record = object_of(await request.read())
         who, passed = record.get("conversation"), record.get("passed")
         if not isinstance(who, str) or "passed" not in record or not (passed is None or isinstance(passed, bool)):
             return _error(400, 'send {"conversation": "ID or NAME", "passed": true}')
@@ -122,8 +127,7 @@ class Proxy:
         path = request.raw_path if request.raw_path.startswith("/") else "/" + request.raw_path
         versioned = path == "/v1" or path.startswith(("/v1/", "/v1?"))
         url = self._base + path[3:] if versioned else self._origin + path
-        named = (name.strip().lower() for line in request.headers.getall("Connection", []) for name in line.split(","))
-        dropped = _HOP_BY_HOP | {name.lower() for name in more} | set(named)
+        dropped = _HOP_BY_HOP | {name.lower() for name in more} | _hop_by_hop(request.headers)
         headers = [
             (name, value)
             for name, value in request.headers.items()
@@ -177,30 +181,28 @@ class _Exchange:
         if self.conversation:
             response.headers[OWN + "Conversation"] = self.conversation.id
         await response.prepare(request)
-        streamed = "text/event-stream" in upstream.headers.get("Content-Type", "")
         length = upstream.content_length
         body = bytearray()
         async for chunk in upstream.content.iter_any():
             tail = max(0, len(body) - 16)
-            body += chunk
-            if (streamed and _DONE.search(body, tail)) or len(body) == length:
-                self.settle(upstream, bytes(body), streamed)
+            body += chunk if len(body) <= MAX_BODY else b""
+            if _DONE.search(body, tail) or len(body) == length:
+                self.settle(upstream, bytes(body))
             await response.write(chunk)
-        self.settle(upstream, bytes(body), streamed)
+        self.settle(upstream, bytes(body))
         await response.write_eof()
         return response
 
-    def settle(self, upstream: ClientResponse, body: bytes, streamed: bool) -> None:
+    def settle(self, upstream: ClientResponse, body: bytes) -> None:
         """Record the reply that a body holds."""
         if self._settled:
             return None
-        encoding = upstream.headers.get("Content-Encoding", "identity").lower()
-        if upstream.status != 200:
-            text = _decoded(body, encoding).decode(errors="replace")
-            return self.fail(f"the upstream answered {upstream.status}: {' '.join(text[:_READ].split())}")
         try:
-            plain = _decoded(body, encoding)
-            reply = read_stream(plain) if streamed else read_reply(_object(plain))
+            plain = decoded(body, upstream.headers.get("Content-Encoding", ""))
+            if upstream.status != 200:
+                text = " ".join(plain.decode(errors="replace")[:_READ].split())
+                return self.fail(f"the upstream answered {upstream.status}: {text}")
+            reply = read_stream(plain) if is_stream(plain) else read_reply(object_of(plain))
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             return self.fail(f"the reply cannot be read: {error}")
         return self._done(reply)
@@ -248,38 +250,27 @@ class _Guard:
             return True
 
 
+def _hop_by_hop(headers: Any) -> set[str]:
+    """The headers that `Connection` names: they are for the next hop alone, and stay here."""
+    return {name.strip().lower() for line in headers.getall("Connection", []) for name in line.split(",")}
+
+
+def _fields(body: bytes, encoding: str) -> dict[str, Any]:
+    """The object of a request's body; an empty one where it cannot be read."""
+    try:
+        return object_of(decoded(body, encoding))
+    except ValueError:
+        return {}
+
+
 def _response(upstream: ClientResponse) -> web.StreamResponse:
     response = web.StreamResponse(status=upstream.status, reason=upstream.reason)
     for name, value in upstream.headers.items():
-        if name.lower() not in _HOP_BY_HOP:
+        if name.lower() not in _HOP_BY_HOP | _hop_by_hop(upstream.headers):
             response.headers.add(name, value)
     if "Content-Length" in upstream.headers:
         response.content_length = int(upstream.headers["Content-Length"])
     return response
-
-
-def _decoded(body: bytes, encoding: str) -> bytes:
-    """A body without its compression. Raises ValueError for an unknown one."""
-    if encoding in ("", "identity"):
-        return body
-    if encoding in ("gzip", "x-gzip", "deflate"):
-        unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)
-        try:
-            plain = unpacker.decompress(body, MAX_BODY)
-        except zlib.error as error:
-            raise ValueError(f"broken {encoding}") from error
-        if unpacker.unconsumed_tail:
-            raise ValueError(f"over {MAX_BODY >> 20} MiB when it is unpacked")
-        return plain
-    raise ValueError(f"compressed as {encoding}, though it was asked for plain")
-
-
-def _object(body: bytes) -> dict[str, Any]:
-    try:
-        record = json.loads(body)
-    except (ValueError, RecursionError):
-        return {}
-    return record if isinstance(record, dict) else {}
 
 
 def _broken(request: web.Request, begun: web.StreamResponse | None, error: Exception) -> web.StreamResponse:

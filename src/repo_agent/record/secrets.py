@@ -10,9 +10,15 @@ from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 from repo_agent.redact import is_key
 
-_PART = r"(?:^|[-_])(?:auth|authorization|(?:api)?key|token|secret|password)"
-_HEADER = re.compile(rf"{_PART}(?:[-_]|$)|cookie", re.IGNORECASE)
-_NAME = re.compile(rf"(?<!prompt_cache){_PART}$|^code$|(?:^|[-_])sig(?:nature)?$", re.IGNORECASE)
+_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+_NAMES = frozenset(
+    "auth authorization key apikey token secret password passwd pwd credential credentials sig signature pat jwt "
+    "bearer cookie".split()
+)
+"""Words of a name that says: what follows is a credential."""
+_HEADERS = _NAMES | {"session", "sessionid", "cookie2", "csrf", "xsrf"}
+_PLAIN = frozenset({"idempotency-key", "prompt_cache_key"})
+"""Names that only sound like one."""
 _TEXTS = frozenset({"messages", "tools", "functions", "input", "prompt", "response_format"})
 """Fields of a body that hold what is said, not who says it."""
 
@@ -23,11 +29,16 @@ def secrets_of(headers: Mapping[str, str], url: str, body: Mapping[str, Any]) ->
     Words too short or too plain to be one (`none`, `EMPTY`) are left alone: they would blot out ordinary text.
     """
     parts = urlsplit(url)
-    found = [word for name, value in headers.items() if _HEADER.search(name) for word in _words(value)]
-    found += [value for name, value in parse_qsl(parts.query) if _NAME.search(name)]
+    found = [word for name, value in headers.items() if _says(name, _HEADERS) for word in _words(value)]
+    found += [value for name, value in parse_qsl(parts.query) if _says(name, _HEADERS) or name == "code"]
     found += [unquote(word) for word in (parts.username, parts.password) if word]
     found += _fields({name: value for name, value in body.items() if name not in _TEXTS})
     return frozenset(filter(is_key, found))
+
+
+def _says(name: str, names: frozenset[str]) -> bool:
+    """Whether a name has such a word in it, however its words are joined: X-Api-Key, accessToken, AWSAccessKeyId."""
+    return name.lower() not in _PLAIN and not names.isdisjoint(word.lower() for word in _WORDS.findall(name))
 
 
 def _words(value: str) -> Iterator[str]:
@@ -48,7 +59,7 @@ def _words(value: str) -> Iterator[str]:
 def _fields(body: Any) -> Iterator[str]:
     if isinstance(body, dict):
         for name, value in body.items():
-            if isinstance(value, str) and _NAME.search(name):
+            if isinstance(value, str) and (_says(name, _NAMES) or name == "code"):
                 yield value
             yield from _fields(value)
     if isinstance(body, list):

@@ -78,6 +78,7 @@ async def serve(
         "passed": conversations.passed,
         "errors": conversations.errors,
         "failed_replies": conversations.failed_replies,
+        "unrecorded": dict(conversations.unrecorded),
         "turns": conversations.tally.counts(),
         "recovered": len(finished),
         "line": conversations.line(),
@@ -100,7 +101,10 @@ async def _running(
         connector=connector, timeout=timeout, auto_decompress=False, skip_auto_headers=plain
     ) as session:
         proxy = Proxy(upstream, conversations, session, lambda warning: on_update(conversations.line(), warning))
-        runner = web.AppRunner(proxy.app(), access_log=None, handle_signals=False, shutdown_timeout=1)
+        # Bodies stay as they come: the server would unpack a compressed one without a limit.
+        runner = web.AppRunner(
+            proxy.app(), access_log=None, handle_signals=False, shutdown_timeout=1, auto_decompress=False
+        )
         await runner.setup()
         await web.SockSite(runner, listening).start()
         try:

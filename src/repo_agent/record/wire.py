@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from repo_agent.messages import canonical_json, spoken
+from repo_agent.messages import THOUGHTS, canonical_json, content_text, spoken
 from repo_agent.traces.events import WireMessage
 
 SAMPLING = (
@@ -58,6 +58,8 @@ class Reply:
     finish_reason: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    reasoning: str = ""
+    """What the server sent apart as the model's thoughts."""
 
     @property
     def spoken(self) -> str:
@@ -90,17 +92,9 @@ def wire_message(raw: Mapping[str, Any]) -> WireMessage:
     return WireMessage(
         role={"developer": "system", "function": "tool"}.get(str(role), str(role)),
         content=content_text(raw.get("content")),
-        tool_calls=list(map(_kept, _calls(raw))),
+        tool_calls=list(map(_kept, calls_of(raw))),
         tool_call_id=answered if isinstance(answered, str) else "",
     )
-
-
-def content_text(content: Any) -> str:
-    """The text of a message's content. A part that is no text leaves a mark such as `[image_url]`."""
-    if not isinstance(content, list):
-        return content if isinstance(content, str) else ""
-    parts = [part if isinstance(part, dict) else {"text": part} for part in content]
-    return "".join(str(part.get("text", f"[{part.get('type', 'part')}]")) for part in parts)
 
 
 def text_of(message: WireMessage) -> str:
@@ -116,65 +110,35 @@ def names_and_arguments(calls: Iterable[Mapping[str, Any]]) -> list[tuple[Any, A
 
 def read_reply(body: Mapping[str, Any]) -> Reply:
     """A whole completion. Raises ValueError where it holds no choice."""
-    choice = _first_choice(body)
+    choice = first_choice(body)
     message = choice.get("message") if choice else None
     if choice is None or not isinstance(message, dict):
         raise ValueError("no choice in the reply")
     return Reply(
         content_text(message.get("content")),
-        list(map(_call, _calls(message))),
-        choice.get("finish_reason"),
-        *_usage(body),
+        list(map(_call, calls_of(message))),
+        choice.get("finish_reason") or None,
+        *usage_of(body),
+        reasoning=reasoning_of(message),
     )
 
 
-def read_stream(body: bytes) -> Reply:
-    """A stream of chunks, put together. Raises ValueError where it broke off or holds an error."""
-    text: list[str] = []
-    calls: dict[int, dict[str, Any]] = {}
-    finish: str | None = None
-    usage: tuple[int | None, int | None] = (None, None)
-    for chunk in _events(body):
-        if chunk.get("error"):
-            raise ValueError(f"the stream holds an error: {json.dumps(chunk['error'])}")
-        usage = _usage(chunk) if isinstance(chunk.get("usage"), dict) else usage
-        choice = _first_choice(chunk) or {}
-        delta = choice.get("delta") or {}
-        text.append(delta.get("content") or "")
-        for part in _calls(delta):
-            _grow(calls, part)
-        finish = choice.get("finish_reason") or finish
-    if finish is None:
-        raise ValueError("the stream broke off")
-    return Reply("".join(text), [calls[index] for index in sorted(calls)], finish, *usage)
+def reasoning_of(message: Mapping[str, Any]) -> str:
+    """The thoughts of a message or a delta: a field of their own, or parts of the content."""
+    own = next((message[key] for key in ("reasoning_content", "reasoning") if isinstance(message.get(key), str)), "")
+    content = message.get("content")
+    parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+    thoughts = [part for part in parts if part.get("type") in THOUGHTS]
+    return own + "".join(content_text(part.get("thinking", part.get("text"))) for part in thoughts)
 
 
-def _events(body: bytes) -> Iterable[dict[str, Any]]:
-    for line in body.split(b"\n"):
-        data = line.strip().removeprefix(b"data:").strip() if line.startswith(b"data:") else b""
-        if data and data != b"[DONE]":
-            record = json.loads(data)
-            if isinstance(record, dict):
-                yield record
-
-
-def _grow(calls: dict[int, dict[str, Any]], part: dict[str, Any]) -> None:
-    """One delta of a call: the first carries id and name, each a piece of the arguments."""
-    call = calls.setdefault(part.get("index") or 0, {"name": "", "arguments": ""})
-    function = part.get("function") or {}
-    call["name"] += function.get("name") or ""
-    call["arguments"] += function.get("arguments") or ""
-    if part.get("id"):
-        call["id"] = part["id"]
-
-
-def _first_choice(body: Mapping[str, Any]) -> dict[str, Any] | None:
+def first_choice(body: Mapping[str, Any]) -> dict[str, Any] | None:
     choices = body.get("choices")
     found = [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
     return next((choice for choice in found if not choice.get("index")), None)
 
 
-def _usage(body: Mapping[str, Any]) -> tuple[int | None, int | None]:
+def usage_of(body: Mapping[str, Any]) -> tuple[int | None, int | None]:
     usage = body.get("usage")
     counts = [usage.get(key) for key in ("prompt_tokens", "completion_tokens")] if isinstance(usage, dict) else []
     prompt, completion = [count if isinstance(count, int) else None for count in counts] or (None, None)
@@ -189,7 +153,7 @@ def _tools(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [tool for tool in found if isinstance(tool, dict)] if isinstance(found, list) else []
 
 
-def _calls(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+def calls_of(message: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The calls of a message or a delta, that of the older `function_call` among them."""
     calls, older = message.get("tool_calls"), message.get("function_call")
     found = calls if isinstance(calls, list) and calls else [{"function": older}] if isinstance(older, dict) else []
@@ -197,9 +161,11 @@ def _calls(message: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _call(call: Mapping[str, Any]) -> dict[str, Any]:
-    function = call.get("function")
+    function, custom = call.get("function"), call.get("custom")
     said = function if isinstance(function, dict) else {}
     record = {"name": said.get("name"), "arguments": said.get("arguments")}
+    if isinstance(custom, dict):
+        record = {"name": custom.get("name"), "arguments": {"input": custom.get("input")}}
     return {**record, "id": call["id"]} if isinstance(call.get("id"), str) else record
 
 
@@ -211,7 +177,7 @@ def _kept(call: Mapping[str, Any]) -> dict[str, Any]:
 
 def _value(arguments: Any) -> Any:
     try:
-        return json.loads(arguments) if isinstance(arguments, str) else arguments
+        return json.loads(arguments.strip() or "{}") if isinstance(arguments, str) else arguments
     except (ValueError, RecursionError):
         return arguments
 

@@ -9,6 +9,7 @@ tool schemas nobody gave is `unjudged`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -62,6 +63,8 @@ class Parsed(msgspec.Struct, frozen=True):
     fault: str | None = None
     error: str = ""
     lenient: ToolCall | None = None
+    each: tuple[Parsed, ...] = ()
+    """Where several calls are beside the text: what each comes to. The `fault` is then `multiple_calls`."""
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -73,15 +76,24 @@ class Verdict(msgspec.Struct, frozen=True):
     error: str = ""
     unchecked: frozenset[str] = frozenset()
     """What of the tool's schema was not checked; see `registry.Checked`."""
+    more: tuple[ToolCall, ...] = ()
+    """Of parallel calls: those after the first."""
+
+    @property
+    def calls(self) -> tuple[ToolCall, ...]:
+        return ((self.call,) if self.call else ()) + self.more
 
 
-def judge(parsed: Parsed, registry: Registry, *, truncated: bool, any_call: bool) -> Verdict:
+def judge(parsed: Parsed, registry: Registry, *, truncated: bool, any_call: bool, parallel: bool = False) -> Verdict:
     """The verdict before execution. `turn_class` is None for a call that may run.
 
     `truncated`: the reply hit the token cap. `any_call`: some earlier turn of this rollout was a call that ran.
+    `parallel`: a reply may hold several calls; each is judged, and the first class that applies to one of them counts.
     """
     if truncated:
         return Verdict("truncated", error="the reply was cut off at the token limit; send a shorter one")
+    if parallel and parsed.each:
+        return _together([judge(one, registry, truncated=False, any_call=any_call) for one in parsed.each])
     if parsed.fault:
         return Verdict(parsed.fault, error=parsed.error)
     if parsed.final is not None:
@@ -93,6 +105,18 @@ def judge(parsed: Parsed, registry: Registry, *, truncated: bool, any_call: bool
     if checked.fault:
         return Verdict(checked.fault.turn_class, parsed.call, None, checked.fault.message, checked.unchecked)
     return Verdict(None, parsed.call, unchecked=checked.unchecked)
+
+
+def _together(verdicts: Sequence[Verdict]) -> Verdict:
+    """The verdict on parallel calls."""
+    calls = [verdict.call for verdict in verdicts if verdict.call]
+    unchecked = frozenset[str]().union(*(verdict.unchecked for verdict in verdicts))
+    faults = [(number, one) for number, one in enumerate(verdicts, 1) if one.turn_class]
+    turn_class, error = None, ""
+    if faults:
+        number, worst = min(faults, key=lambda fault: TURN_CLASSES.index(str(fault[1].turn_class)))
+        turn_class, error = worst.turn_class, f"call {number} of {len(verdicts)}: {worst.error}"
+    return Verdict(turn_class, calls[0] if calls else None, None, error, unchecked, tuple(calls[1:]))
 
 
 def holds_call(verdict: Verdict) -> bool:
@@ -112,6 +136,8 @@ def rungs(turn_class: str) -> int:
     return _RUNGS_PASSED.get(turn_class, 0)
 
 
-def lenient_ok(parsed: Parsed, registry: Registry) -> bool:
-    """Whether the forgiving parse alone yields a call that the schema takes."""
+def lenient_ok(parsed: Parsed, registry: Registry, parallel: bool = False) -> bool:
+    """Whether the forgiving parse alone yields a call that the schema takes; of parallel calls, each of them."""
+    if parallel and parsed.each:
+        return all(lenient_ok(one, registry) for one in parsed.each)
     return parsed.lenient is not None and registry.check(parsed.lenient) is None

@@ -40,6 +40,7 @@ def trace_of(path: Path, shape: str, log: list[tuple[int, events.AnyEvent]], pro
         whole=whole,
         problems=tuple(problems),
         source=start.source,
+        parallel=start.source != "loop" and start.sampling.get("parallel_tool_calls") is not False,
     )
 
 
@@ -50,6 +51,10 @@ class _Turns:
         self._path, self._ours = str(path), start.source == "loop"
         self._messages = [Message("system", start.system)] if start.system else []
         self._asked, self._redacted = False, start.redacted
+        self._checked = not self._ours and start.protocol == "native"
+        self._broken_at: int | None = None
+        self._answers = False
+        """Whether a result may come next."""
         self._turns: list[Turn] = []
 
     def read(self, log: Iterable[tuple[int, events.AnyEvent]]) -> list[Turn]:
@@ -68,17 +73,21 @@ class _Turns:
 
     def _request(self, event: events.LlmRequest, where: str) -> None:
         if event.reply == "dropped" and self._turns:
-            self._messages.pop()
+            self._pop()
         if event.sent != len(self._messages) or self._asked:
             raise UserError("a line is missing before this request", where, REMEDY)
         last = self._turns[-1] if self._turns else None
         if self._ours and last and last.ok is None and last.turn_class in events.HAVE_RESULTS:
             raise UserError("the result of the call before this request is missing", where, REMEDY)
-        if not self._ours and last and last.turn_class == "final":
-            self._turns[-1] = replace(last, turn_class="no_call")  # what the agent went on after was none
+        if not self._ours and last and last.turn_class in ("final", "early_final"):
+            said = [message.role for message in event.messages if message.role != "system"]
+            answered = event.reply != "dropped" and said[:1] == ["user"]
+            self._turns[-1] = replace(last, turn_class="final" if answered else "no_call")
         if isinstance(event.reply, events.WireMessage) and last:
-            self._messages[-1] = _message(event.reply, where)
-        self._messages += [_message(message, where) for message in event.messages]
+            self._pop()
+            self._add(_message(event.reply, where), bool(event.reply.tool_calls))
+        for message in event.messages:
+            self._add(_message(message, where), bool(message.tool_calls))
         self._asked, self._redacted = True, self._redacted or event.redacted
 
     def _action(self, event: events.LlmAction, where: str) -> None:
@@ -95,6 +104,8 @@ class _Turns:
             raw_unknown=event.raw_unknown,
             reply=reply_message(text) if event.tool_calls else Message("assistant", event.text),
             call=_call(event.calls[0], where) if event.calls else None,
+            more=tuple(_call(call, where) for call in event.calls[1:]),
+            broken_context=self._broken_at is not None,
             finish_reason=event.finish_reason,
             turn_class=event.turn_class,
             error=event.error,
@@ -104,16 +115,33 @@ class _Turns:
         self._turns.append(turn)
         self._redacted = False
         if event.turn_class != "infra_error":
-            self._messages.append(turn.reply)
+            self._add(turn.reply, bool(event.tool_calls))
+
+    def _add(self, message: Message, calls: bool) -> None:
+        """Append a message; `calls`: it was sent with some."""
+        whole = self._answers if message.role == "tool" else bool(message.tool_calls) or not calls
+        if message.role != "tool":
+            self._answers = bool(message.tool_calls)
+        if self._checked and not whole and self._broken_at is None:
+            self._broken_at = len(self._messages)
+        self._messages.append(message)
+
+    def _pop(self) -> None:
+        self._messages.pop()
+        self._answers = False
+        if self._broken_at == len(self._messages):
+            self._broken_at = None
 
 
 def _message(message: events.WireMessage, where: str) -> Message:
     """A message of a request. Where a call's arguments are not a JSON object its calls stay as text."""
     if not message.tool_calls:
-        return Message(message.role, message.content)
+        return Message(message.role, message.content, (), message.tool_call_id)
     try:
-        functions = [entry["function"] for entry in message.tool_calls]
-        named = [{"name": function["name"], "arguments": function["arguments"]} for function in functions]
+        named = [
+            {"name": entry["function"]["name"], "arguments": entry["function"]["arguments"], "id": entry.get("id")}
+            for entry in message.tool_calls
+        ]
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"a message with a call that cannot be read ({error})", where, REMEDY) from error
     return replace(reply_message(spoken(message.content, named)), role=message.role)

@@ -102,6 +102,8 @@ class LlmAction(Event, kw_only=True, tag="llm_action"):
     """The raw reply, without the calls beside it."""
     tool_calls: list[dict[str, Any]] = []
     """Calls that the server's parser put beside the text: {"name", "arguments"} and perhaps "id"; arguments as sent."""
+    reasoning: str = ""
+    """Thoughts that the server sent apart; no part of the conversation."""
     finish_reason: str | None = None
     prompt_tokens: int | None
     completion_tokens: int | None

@@ -218,7 +218,7 @@ def index_row(path: Path) -> dict[str, Any]:
         "ended": end.ended,
         "passed": end.passed,
         "steps": end.steps,
-        "calls": sum(bool(action.calls) for action in actions),
+        "calls": sum(len(action.calls) for action in actions),
         "classes": dict(Counter(action.turn_class for action in actions)),
         "lenient_ok": sum(action.lenient_ok for action in actions),
         "raw_unknown": sum(action.raw_unknown for action in actions),

@@ -27,6 +27,11 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     reply: Message
     """The assistant's message as the model said it. `messages[at]` is what its agent sent back, if it did."""
     call: ToolCall | None = None
+    more: tuple[ToolCall, ...] = ()
+    """Of parallel calls: those after the first."""
+    broken_context: bool = False
+    """Whether what was said before it holds a call whose arguments are not a JSON object, or a result without a call:
+    no server takes that as it is."""
     final: dict[str, Any] | None = None
     broken_arguments: bool = False
     """Whether it was a native call whose arguments are not a JSON object: then `call` is None."""
@@ -51,6 +56,17 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     def context(self) -> tuple[Message, ...]:
         """Every message before this turn, the system prompt first."""
         return tuple(self.messages[: self.at])
+
+    @property
+    def calls(self) -> tuple[ToolCall, ...]:
+        return ((self.call,) if self.call else ()) + self.more
+
+    def answered(self, following: Turn) -> bool:
+        """Whether a user's message answers it, before the turn that follows."""
+        if following.messages is not self.messages or self.messages[self.at].role != "assistant":
+            return False
+        after = (message.role for message in self.messages[self.at + 1 : following.at])
+        return next((role for role in after if role != "system"), "") == "user"
 
     @property
     def sent_back(self) -> bool:
@@ -86,3 +102,5 @@ class Trace:
     """The run directory that it belongs to."""
     source: str = "loop"
     """`loop`, our own; `record` or `import:KIND`, another agent's: whether a call ran well is then unknown."""
+    parallel: bool = False
+    """Whether a reply may hold several calls: another agent's, unless it asked for one."""
