@@ -55,7 +55,7 @@ def main() -> None:
     except InfraError as error:
         sys.exit(_complain(f"{error}\nNothing finished is lost: the same command resumes.", 1))
     except Stopped as stop:
-        sys.exit(_complain(f"{stop}; {KEPT}", stop.code))
+        sys.exit(_complain(f"{stop}; {stop.resume or KEPT}", stop.code))
     except SystemExit as end:
         if end.code == STOPPED:
             _complain(f"stopped; {KEPT}", STOPPED)

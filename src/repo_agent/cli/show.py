@@ -25,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from repo_agent.cli.progress import Progress as RolloutProgress
-from repo_agent.cli.progress import Recording
+from repo_agent.cli.progress import Recording, short
 from repo_agent.cli.terminal import Terminal
 from repo_agent.cli.view import view
 from repo_agent.data.audit import Audit
@@ -45,9 +45,10 @@ class Bar:
         self._progress.start()
         self._progress.update(self._task, completed=done, total=total)
 
-    def step(self, step: int, total: int, loss: float) -> None:
-        """An optimizer step and its loss."""
-        self._progress.update(self._task, description=f"{self._label}: loss {loss:.3f}")
+    def step(self, step: int, total: int, loss: float, tokens_per_second: float | None = None) -> None:
+        """An optimizer step, its loss, and how fast it was."""
+        speed = "" if tokens_per_second is None else f", {short(round(tokens_per_second))} tokens/s"
+        self._progress.update(self._task, description=f"{self._label}: loss {loss:.3f}{speed}")
         self.count(step, total)
 
 
@@ -240,11 +241,10 @@ class Show:
         self.table(kinds)
         self.table([{"gate": gate, "why": why, "turns": count} for (gate, why), count in found.reasons.items()])
 
-    def adapter(self, out: Path, record: Any) -> None:
-        losses = [entry["loss"] if isinstance(entry, dict) else entry.loss for entry in record.losses]
-        if losses:
-            self._out.print(f"loss {losses[0]:.3f} → {losses[-1]:.3f} in {len(losses)} steps")
-        self._out.print(f"adapter: {escape(str(out))}", soft_wrap=True)
+    def lines(self, lines: Iterable[str]) -> None:
+        """Plain lines of a result."""
+        for line in lines:
+            self._out.print(escape(line), soft_wrap=True)
 
     def comparison(self, out: Path, tables: Sequence[Table], prose: Sequence[str]) -> None:
         """Arms, the differences that decide, and the verdict in words; a command stays on one line."""

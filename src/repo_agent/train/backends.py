@@ -8,29 +8,27 @@ from typing import Any
 
 from repo_agent.errors import UserError
 from repo_agent.train.config import TrainConfig
-from repo_agent.train.record import RunRecord
+from repo_agent.train.record import OnStep, RunRecord
 
-OnStep = Callable[[int, int, float], None]
-"""Told after each optimizer step: the step, how many there are, and its loss."""
 Backend = Callable[..., RunRecord]
-"""`(dataset, out, config, on_step, *, resume, say, ask)`: trains on a dataset directory and writes the adapter
+"""`(dataset, out, config, on_step, *, resume, say, ask, probe)`: trains on a dataset directory and writes the adapter
 directory `out`. `say` tells what goes on, a line at a time; `ask` puts a question to the user, None where nobody is
-there."""
+there; `probe` replays recorded contexts through the model in training (`measure.Probe`)."""
 
 
 def local(
-    dataset: Path, out: Path, config: TrainConfig, on_step: OnStep | None = None, *, resume: bool = False, **_: Any
+    dataset: Path, out: Path, config: TrainConfig, on_step: OnStep | None = None, *, ask: Any = None, **more: Any
 ) -> RunRecord:
     """TRL and PEFT on this machine."""
-    from repo_agent.train.local import train_sft
+    from repo_agent.train.local import train
 
-    if resume:
-        raise UserError("local training is not resumed", "--resume", "Leave it out")
-    return train_sft(dataset, out, config, on_step)
+    return train(dataset, out, config, on_step, **more)
 
 
-def together(dataset: Path, out: Path, config: TrainConfig, on_step: OnStep | None = None, **more: Any) -> RunRecord:
-    """A fine-tuning job at Together; see its options `resume`, `ask` and `say`."""
+def together(
+    dataset: Path, out: Path, config: TrainConfig, on_step: OnStep | None = None, *, probe: Any = None, **more: Any
+) -> RunRecord:
+    """A fine-tuning job at Together."""
     from repo_agent.train.together import train_together
 
     return train_together(dataset, out, config, on_step, **more)

@@ -19,10 +19,12 @@ from repo_agent.data.dataset import Dataset, line_of, read_dataset, sha256_of
 from repo_agent.errors import InfraError, UserError
 from repo_agent.messages import digest
 from repo_agent.train.config import TrainConfig
-from repo_agent.train.record import RunRecord, read_record
+from repo_agent.train.presets import Size, resolve
+from repo_agent.train.record import OnStep, RunRecord, read_record
+from repo_agent.train.sizes import parameters_of
 from repo_agent.train.together_client import Client
 from repo_agent.train.together_create import create, find, request_of
-from repo_agent.train.together_follow import Follower, OnStep, Say
+from repo_agent.train.together_follow import Follower, Say
 from repo_agent.train.together_job import Job, JobFolder, differing, new_suffix
 from repo_agent.train.together_preview import compare, refuse
 from repo_agent.train.together_price import Ask, approve
@@ -73,7 +75,7 @@ def train_together(
         last = follower.follow(config.together.poll_seconds)
         run.job.stage = "completed"
         folder.save(run.job)
-        source = Source(dataset, renderer, upload, config, run.model)
+        source = Source(dataset, renderer, upload, run.config, run.model)
         return fetch(run.client, folder, run.job, source, follower, last, out)
 
 
@@ -118,7 +120,9 @@ class _Run:
         self.model = model
         with self.client.asking("model limits"):
             self.limits = self.client.api.fine_tuning.model_limits(model_name=model)
-        self.request = request_of(self.config, self.upload, self.limits, self.say)
+        parameters = parameters_of(self.config.base)
+        self.config = resolve(self.config, Size(parameters, len(self.upload.rows), self.upload.trained))
+        self.request = request_of(self.config, self.upload, self.limits, parameters, self.say)
 
     def prepare(self) -> None:
         """The upload file and job.json; of a resumed run, that it goes on with the same."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from repo_agent.errors import InfraError, UserError
 from repo_agent.train.config import TrainConfig
+from repo_agent.train.presets import warnings
 from repo_agent.train.together_client import Busy, Client, Unsure
 from repo_agent.train.together_follow import Say
 from repo_agent.train.together_job import Job, JobFolder
@@ -23,18 +24,23 @@ _LOOKS = 4
 """Lists of jobs that are searched before it is called missing."""
 
 
-def request_of(config: TrainConfig, upload: Upload, limits: Any, say: Say) -> dict[str, Any]:
-    """What `fine_tuning.create` is given beside model, file and suffix. Raises UserError that lists all that Together
-    does not take."""
+def request_of(config: TrainConfig, upload: Upload, limits: Any, parameters: int | None, say: Say) -> dict[str, Any]:
+    """What `fine_tuning.create` is given beside model, file and suffix, of a resolved config.
+
+    Raises UserError that lists all that Together does not take.
+    """
     lora = limits.lora_training
+    length = max(upload.longest, limits.min_max_seq_length)
+    packed = -(-upload.tokens // length) if config.together.packing else len(upload.rows)
     batch = config.together.batch_size
     if batch is None:
-        batch = min(max(config.batch_size, lora.min_batch_size), lora.max_batch_size)
-    length = max(upload.longest, limits.min_max_seq_length)
+        wanted = config.batch_size or round((config.step_tokens or 0) * packed / upload.trained)
+        batch = min(max(wanted, lora.min_batch_size), lora.max_batch_size)
+    rate, epochs = config.lr or 0.0, config.epochs or 1
     numbers = [
         ("--rank", config.rank, 1, lora.max_rank),
-        ("--lr", config.lr, limits.min_learning_rate, limits.max_learning_rate),
-        ("--epochs", config.epochs, 1, limits.max_num_epochs),
+        ("--lr", rate, limits.min_learning_rate, limits.max_learning_rate),
+        ("--epochs", epochs, 1, limits.max_num_epochs),
         ("--max-length", length, 1, limits.max_seq_length_sft),
         ("--together-checkpoints", config.together.checkpoints, 1, limits.max_num_checkpoints),
     ]
@@ -46,17 +52,18 @@ def request_of(config: TrainConfig, upload: Upload, limits: Any, say: Say) -> di
     if wrong:
         raise UserError("; ".join(wrong), "what Together takes for this model", "Change these settings")
     rows = lora.max_batch_size if batch == "max" else batch
-    packed = -(-upload.tokens // length) if config.together.packing else len(upload.rows)
-    steps = -(-packed // rows) * config.epochs
-    say(f"about {steps} optimizer steps of {rows} rows of {length} tokens, at a peak rate of {config.lr:g}")
+    steps = -(-packed // rows) * epochs
+    say(f"about {steps} optimizer steps of {rows} rows of {length} tokens, at a peak rate of {rate:g}")
+    for line in warnings(config, parameters, steps):
+        say(line)
     return {
-        "n_epochs": config.epochs,
+        "n_epochs": epochs,
         "n_checkpoints": config.together.checkpoints,
         "n_evals": 0,
         "batch_size": batch,
         "packing": config.together.packing,
         "max_seq_length": length,
-        "learning_rate": config.lr,
+        "learning_rate": rate,
         "lr_scheduler_type": config.schedule,
         "warmup_ratio": config.warmup,
         "max_grad_norm": 1.0,

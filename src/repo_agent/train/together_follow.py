@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from repo_agent.errors import InfraError, Stopped, UserError
-from repo_agent.train.record import StepLoss
+from repo_agent.train.record import OnStep, StepLoss
 from repo_agent.train.together_client import Client, Unsure
 from repo_agent.train.together_job import Job, JobFolder
 
@@ -22,7 +22,6 @@ _GOES_ON = frozenset("pending queued running compressing uploading cancel_reques
 _TOLERATED = 40
 """Failed looks in a row, each of several tries, before this gives up. The job does not notice."""
 STEP, LOSS = "train/global_step", "train/loss"
-OnStep = Callable[[int, int, float], None]
 Say = Callable[[str], None]
 
 
