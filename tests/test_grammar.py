@@ -62,6 +62,8 @@ def test_it_takes_whatever_our_serializer_writes(path: str, content: str, most: 
     "text",
     [
         '{"type":"final", "summary":"a space after a comma"}',
+        '{ "type":"final","summary":"a space in the brackets"}',
+        '{"type": "final","summary":"a space after a colon"}',
         '{"type":"final","summary":"a line\nbreak"}',
         '{"type":"final","summary":"\\u0041 is spelt as a letter"}',
         '{"type":"final","summary":"more"} ',

@@ -437,7 +437,8 @@ def test_what_may_be_asked_twice_is(server: TogetherServer, case: Case, route: s
 
 def test_a_restarted_job_goes_back_and_unknown_states_keep_waiting(server: TogetherServer, case: Case) -> None:
     server.states = ["Pending", "warming_the_oven", "running", "running", "running", "completed"]
-    before, after = [metric(1, 2.0), metric(2, 1.5)], [metric(1, 2.0), metric(2, 1.5), metric(2, 1.6), metric(3, 1.1)]
+    before = [metric(1, 2.0), metric(2, 1.5), metric(3, 1.4), metric(4, 1.3)]
+    after = [*before, metric(2, 1.6), metric(3, 1.1)]
     server.metrics = [[], before[:1], before, after]
     server.events = [[], [event("JOB_RESTARTED", 9, "node lost"), event("never heard of", 10)]]
     record = case.train()
