@@ -71,6 +71,8 @@ class FaultServer:
     models: list[dict[str, Any]] = field(default_factory=list)
     """What the list of models holds; empty: the server has none."""
     asked: list[tuple[float, dict[str, Any], str]] = field(default_factory=list)
+    listed: int = 0
+    """How often the list of models was asked for."""
     faults: Counter[str] = field(default_factory=Counter)
     url: str = ""
 
@@ -114,6 +116,7 @@ class FaultServer:
         """Answer one request; whether the connection lives on."""
         head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
         if head.startswith("get "):
+            self.listed += 1
             return await _send(writer, 200 if self.models else 404, json.dumps({"data": self.models}))
         headers = dict(line.split(": ", 1) for line in head.split("\r\n")[1:] if ": " in line)
         body = json.loads(await reader.readexactly(int(headers["content-length"])))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 SRC = Path(__file__).parent.parent / "src" / "repo_agent"
-FREE = {"errors", "escape", "messages", "redact", "files", "secrets"}
+FREE = {"errors", "escape", "messages", "redact", "files", "secrets", "keys"}
 """Every package may import these, and they import nothing of ours."""
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -20,6 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "messages": set(),
     "redact": {"secrets"},
     "files": set(),
+    "keys": set(),
     "secrets": set(),
     "tools": set(),
     "sandbox": set(),

@@ -226,13 +226,13 @@ def test_the_canary_is_metered_recorded_and_counted_when_the_run_is_resumed(tmp_
     with FaultServer(_holding("response_format")) as server:
         options = _options(tmp_path / "run", server, constrain=True, budget_tokens=60_000, max_steps=1)
         result = run_eval(options)
-        assert result["tokens"] == 10 * len(server.asked) == 40, "two requests of the canary, one a rollout"
+        assert result["tokens"] == 10 * len(server.asked) == 50, "three requests of the canary, one a rollout"
         run = RunDir(tmp_path / "run")
-        assert sum(run.spent() or ()) == 40
+        assert sum(run.spent() or ()) == 50
         canary = [json.loads(line) for line in (tmp_path / "run" / "canary.jsonl").read_text().splitlines()]
-        assert [line["completion_tokens"] for line in canary] == [3, 3]
+        assert [line["completion_tokens"] for line in canary] == [3, 3, 3]
         next(iter(run.traces())).unlink()
-        assert run_eval(options)["tokens"] == 30 + 10 * 3 and len(server.asked) == 4 + 3
+        assert run_eval(options)["tokens"] == 40 + 10 * 4 and len(server.asked) == 5 + 4
 
 
 def test_a_budget_that_does_not_hold_the_canary_sends_none(tmp_path: Path) -> None:

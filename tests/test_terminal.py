@@ -145,7 +145,7 @@ def everything(show: Show) -> None:
     show.table([{EVIL: EVIL, "n": None}])
     show.validation({"tasks": 1, "fix_passes": 0, "untouched_fails": 0, "no_fix": 1,
                      "unproven": [{"task": EVIL, "what": EVIL}], "odd": [{"task": EVIL, "what": EVIL}],
-                     "warnings": [{"task": EVIL, "what": EVIL}]})  # fmt: skip
+                     "warnings": [{"task": EVIL, "what": EVIL}], "cures": [{"cure": EVIL, "tasks": EVIL}]})  # fmt: skip
     show.imported(Path(EVIL), {"rollouts": 1, "files": 1, "turns": {EVIL: 1}, "problems": [EVIL]})
     show.recorded(Path(EVIL), {"line": EVIL})
     with show.recording() as live:

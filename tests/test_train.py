@@ -20,13 +20,14 @@ from repo_agent.data.dataset import FORMAT, Dataset, line_of, read_dataset, traj
 from repo_agent.data.tokens import training_rows
 from repo_agent.data.trajectories import Dropped, Label, Trajectory, steps
 from repo_agent.errors import UserError
-from repo_agent.messages import Message, ToolCall
+from repo_agent.messages import Message, ToolCall, text_hash
 from repo_agent.models import Request, Sampling
 from repo_agent.protocols.contract import Contract
 from repo_agent.protocols.json_object import JsonObject
 from repo_agent.train.config import TrainConfig
-from repo_agent.train.local import train_sft
+from repo_agent.train.local import train
 from repo_agent.train.record import RunRecord
+from repo_agent.train.together_config import TogetherConfig
 
 CONTRACT = Contract([], "json")
 SYSTEM = "You fix code."
@@ -70,6 +71,7 @@ def write_dataset(folder: Path, found: list[Trajectory]) -> Path:
     folder.mkdir()
     (folder / "trajectories.jsonl").write_bytes(b"".join(line_of(trajectory_record(one)) for one in found))
     record = {"format": FORMAT, "contract": CONTRACT.hash, "protocol": CONTRACT.protocol, "tools": CONTRACT.tools}
+    record["prompts"] = [{"hash": text_hash(SYSTEM), "rows": 1, "text": SYSTEM}]
     (folder / "dataset.json").write_text(json.dumps(record))
     return folder
 
@@ -162,8 +164,8 @@ def test_the_loss_is_a_token_mean_over_all_passes_of_a_step(dataset: Path, tiny_
     model = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float64)
     total, _ = loss_and_gradient(model, rows)
     for passes in (1, 10_000):
-        config = TrainConfig(base=str(tiny_base), epochs=1, batch_size=5, batch_tokens=passes)
-        record = train_sft(dataset, tmp_path / str(passes), config)
+        config = TrainConfig(base=str(tiny_base), epochs=1, batch_size=5, evals=0, pass_tokens=passes + 1)
+        record = train(dataset, tmp_path / str(passes), config)
         assert [entry.step for entry in record.losses] == [1]
         assert record.losses[0].loss == pytest.approx(total / sum(row.trained for row in rows), rel=1e-4)
 
@@ -173,16 +175,16 @@ def test_training_lowers_the_loss_and_the_adapter_changes_the_model(
     dataset: Path, tiny_base: Path, tmp_path: Path
 ) -> None:
     seen: list[tuple[int, int]] = []
-    config = TrainConfig(base=str(tiny_base), epochs=3, lr=5e-3, warmup=0, batch_size=5)
+    config = TrainConfig(base=str(tiny_base), epochs=3, lr=5e-3, warmup=0, batch_size=5, evals=0)
     out = tmp_path / "adapter"
-    record = train_sft(dataset, out, config, lambda step, total, _: seen.append((step, total)))
+    record = train(dataset, out, config, lambda step, total, *_: seen.append((step, total)))
     assert seen == [(1, 3), (2, 3), (3, 3)]
     assert record.losses[-1].loss < record.losses[0].loss - 0.1
     assert RunRecord.model_validate_json((out / "run_record.json").read_text()) == record
     assert (record.rows, record.dropped_too_long, record.contract) == (5, 0, CONTRACT.hash)
     made = training_rows(read_dataset(dataset), Renderer(load_tokenizer(str(tiny_base))), None)
     assert record.trained_tokens == sum(row.trained for row in made.rows)
-    assert {"adapter_config.json", "adapter_model.safetensors", "loss.svg"} < {path.name for path in out.iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors", "training.svg"} < {path.name for path in out.iterdir()}
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
     assert greedy(tiny_base, out) != greedy(tiny_base, None)
 
@@ -201,27 +203,18 @@ def greedy(base: Path, adapter: Path | None) -> str:
     return asyncio.run(reply())
 
 
-def test_an_interrupt_leaves_nothing_behind(dataset: Path, tiny_base: Path, tmp_path: Path) -> None:
-    def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train_sft(dataset, tmp_path / "adapter", TrainConfig(base=str(tiny_base)), stop)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_bad_input_ends_before_anything_is_written(dataset: Path, tiny_base: Path, tmp_path: Path) -> None:
     out = tmp_path / "adapter"
     with pytest.raises(UserError, match="no model there"):
-        train_sft(dataset, out, TrainConfig(base="/no/such/base"))
+        train(dataset, out, TrainConfig(base="/no/such/base"))
     with pytest.raises(UserError, match="too long"):
-        train_sft(dataset, out, TrainConfig(base=str(tiny_base), max_length=20))
+        train(dataset, out, TrainConfig(base=str(tiny_base), max_length=20))
     with pytest.raises(UserError):
-        train_sft(tmp_path / "none", out, TrainConfig(base=str(tiny_base)))
+        train(tmp_path / "none", out, TrainConfig(base=str(tiny_base)))
     assert list(tmp_path.iterdir()) == []
     out.mkdir()
     with pytest.raises(UserError, match="already exists"):
-        train_sft(dataset, out, TrainConfig(base=str(tiny_base)))
+        train(dataset, out, TrainConfig(base=str(tiny_base)))
 
 
 def test_a_long_row_ends_early_and_what_is_lost_is_counted_by_tool(dataset: Path, tiny_base: Path) -> None:
@@ -246,15 +239,17 @@ def test_training_refuses_a_prompt_that_is_not_what_ran(tmp_path: Path, tiny_bas
     edited = [found.messages[0], Message("user", found.messages[1].content + " "), *found.messages[2:]]
     changed = dataclasses.replace(found.with_turns(ran), messages=edited)
     with pytest.raises(UserError, match="4 prompts render otherwise"):
-        train_sft(write_dataset(tmp_path / "b", [changed]), tmp_path / "out", TrainConfig(base=str(tiny_base)))
+        train(write_dataset(tmp_path / "b", [changed]), tmp_path / "out", TrainConfig(base=str(tiny_base)))
 
 
-def test_every_setting_is_a_flag_with_the_same_default() -> None:
+def test_every_setting_is_a_flag() -> None:
+    """None where it is not given: its default is the config's own."""
     import inspect
 
     from repo_agent.cli.training import train
 
     flags = {name: one.default for name, one in inspect.signature(train).parameters.items()}
-    for name, field in TrainConfig.model_fields.items():
-        assert name in flags, f"--{name.replace('_', '-')} is missing"
-        assert flags[name] == (inspect.Parameter.empty if field.is_required() else field.default), name
+    hosted = [name if name in ("budget_usd", "yes") else f"together_{name}" for name in TogetherConfig.model_fields]
+    for name in [*TrainConfig.model_fields, *hosted]:
+        if name != "together":
+            assert flags[name] is None, name

@@ -22,7 +22,7 @@ from repo_agent.tasks import load_suite
 
 HERE = Path(__file__).parent
 HELD_OUT = 16
-TASK = r"regex:tests of (\w+)\.py"
+TASK = r"regex:(\w+)\.py"
 """Where the recorder finds the name of a task in the first user message."""
 
 

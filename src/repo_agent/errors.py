@@ -50,10 +50,13 @@ class StoreError(InfraError):
 
 
 class Stopped(RepoAgentError):
-    """A run ended early because its user said so. `code` is the command's exit code: 3 for a budget, 130 for Ctrl-C."""
+    """A run ended early because its user said so. `code` is the command's exit code: 3 for a budget, 130 for Ctrl-C.
 
-    def __init__(self, reason: str, code: int) -> None:
-        self.reason, self.code = reason, code
+    `resume` says how to go on where that is not the same command.
+    """
+
+    def __init__(self, reason: str, code: int, resume: str = "") -> None:
+        self.reason, self.code, self.resume = reason, code, resume
         super().__init__(reason)
 
 

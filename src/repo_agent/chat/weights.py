@@ -11,21 +11,57 @@ SMALL = 50_000_000
 """Parameters below which one CPU thread beats several: a step is then shorter than their synchronisation."""
 
 
-def load_weights(base: str, device: str | None = None, dtype: str | None = None) -> Any:
-    """A causal language model: on cuda in bfloat16 where there is one, else on the CPU in float32.
+def load_weights(base: str, device: str | None = None, dtype: str | None = None, *, quantized: bool = False) -> Any:
+    """A causal language model, on cuda where there is one; in the precision of `usual_dtype`.
 
-    Raises UserError where the base is not there or is no such model.
+    `quantized`: 4-bit weights (NF4), which compute in bfloat16. Raises UserError where the base is not there or is no
+    such model, or bitsandbytes is not installed.
     """
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
     logging.disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(locate(base), dtype=dtype, attn_implementation="sdpa")
+        more = _four_bits(device) if quantized else {"dtype": dtype or usual_dtype(base, device)}
+        model = AutoModelForCausalLM.from_pretrained(locate(base), attn_implementation="sdpa", **more)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"cannot load the model ({reason})", base, "Is the name right?") from error
-    return model.to(device)
+    return model if quantized else model.to(device)
+
+
+def usual_dtype(base: str, device: str) -> str:
+    """bfloat16 on cuda, and on a CPU that multiplies in it (AMX) for a model that is not small; else float32.
+
+    Raises OSError or ValueError where the base is not there.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if device.startswith("cuda"):
+        return "bfloat16"
+    if not torch.cpu._is_amx_tile_supported():
+        return "float32"
+    config = AutoConfig.from_pretrained(locate(base))
+    with torch.device("meta"):
+        parameters = AutoModelForCausalLM.from_config(config).num_parameters()
+    return "float32" if parameters < SMALL else "bfloat16"
+
+
+def _four_bits(device: str) -> dict[str, Any]:
+    import importlib.util
+
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError("a 4-bit base needs bitsandbytes", "--quantize", "pip install bitsandbytes")
+    four = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    return {"quantization_config": four, "dtype": torch.bfloat16, "device_map": {"": device}}

@@ -28,6 +28,23 @@ STOPPED = 130  # the exit code of a command that Ctrl-C ended
 KEPT = "finished rollouts are kept, and the same command resumes"
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"repo-agent {version('repo-agent')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _every_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options before the command."""
+
+
 def main() -> None:
     """Run a command. Bad input and failures of ours end in one line on stderr: exit code 2 and 1."""
     warnings.showwarning = _warned
@@ -38,7 +55,7 @@ def main() -> None:
     except InfraError as error:
         sys.exit(_complain(f"{error}\nNothing finished is lost: the same command resumes.", 1))
     except Stopped as stop:
-        sys.exit(_complain(f"{stop}; {KEPT}", stop.code))
+        sys.exit(_complain(f"{stop}; {stop.resume or KEPT}", stop.code))
     except SystemExit as end:
         if end.code == STOPPED:
             _complain(f"stopped; {KEPT}", STOPPED)

@@ -1,4 +1,5 @@
-"""The one line that says how a run of rollouts goes: kept up to date in a terminal, else printed now and then."""
+"""The one line that says how a run of rollouts goes, or a recorder: kept up to date in a terminal, else printed now and
+then."""
 
 from __future__ import annotations
 
@@ -8,6 +9,8 @@ from collections.abc import Mapping
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
+from rich.status import Status
 from rich.text import Text
 
 from repo_agent.rollout.meter import Meter
@@ -87,6 +90,28 @@ class Progress(Watch):
         self._printed = time.monotonic()
         if not self._live:
             self._console.print(Text(self.line()), soft_wrap=True)
+
+
+class Recording:
+    """What a recorder says while it runs: a line that is kept up to date in a terminal, warnings everywhere."""
+
+    def __init__(self, console: Console, status: Status) -> None:
+        self._console, self._status = console, status
+
+    def start(self, base_url: str, recovered: int) -> None:
+        """It listens; so many rollouts of a killed recorder were finished first."""
+        if recovered:
+            self._console.print(f"finished {recovered} rollouts of a recorder that was killed")
+        self._console.print(
+            f"recording: give your agent the base URL [bold]{escape(base_url)}[/]; Ctrl-C ends", soft_wrap=True
+        )
+        if self._console.is_terminal:
+            self._status.start()
+
+    def update(self, line: str, warning: str | None) -> None:
+        self._status.update(escape(line))
+        if warning:
+            self._console.print(f"[yellow]![/] {escape(warning)}", soft_wrap=True)
 
 
 def short(count: int) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -25,6 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from repo_agent.cli.progress import Progress as RolloutProgress
+from repo_agent.cli.progress import Recording, short
 from repo_agent.cli.terminal import Terminal
 from repo_agent.cli.view import view
 from repo_agent.data.audit import Audit
@@ -44,32 +45,11 @@ class Bar:
         self._progress.start()
         self._progress.update(self._task, completed=done, total=total)
 
-    def step(self, step: int, total: int, loss: float) -> None:
-        """An optimizer step and its loss."""
-        self._progress.update(self._task, description=f"{self._label}: loss {loss:.3f}")
+    def step(self, step: int, total: int, loss: float, tokens_per_second: float | None = None) -> None:
+        """An optimizer step, its loss, and how fast it was."""
+        speed = "" if tokens_per_second is None else f", {short(round(tokens_per_second))} tokens/s"
+        self._progress.update(self._task, description=f"{self._label}: loss {loss:.3f}{speed}")
         self.count(step, total)
-
-
-class Live:
-    """What a recorder says while it runs: a line that is kept up to date in a terminal, warnings everywhere."""
-
-    def __init__(self, console: Console, status: Status) -> None:
-        self._console, self._status = console, status
-
-    def start(self, base_url: str, recovered: int) -> None:
-        """It listens; so many rollouts of a killed recorder were finished first."""
-        if recovered:
-            self._console.print(f"finished {recovered} rollouts of a recorder that was killed")
-        self._console.print(
-            f"recording: give your agent the base URL [bold]{escape(base_url)}[/]; Ctrl-C ends", soft_wrap=True
-        )
-        if self._console.is_terminal:
-            self._status.start()
-
-    def update(self, line: str, warning: str | None) -> None:
-        self._status.update(escape(line))
-        if warning:
-            self._console.print(f"[yellow]![/] {escape(warning)}", soft_wrap=True)
 
 
 class Show:
@@ -83,6 +63,12 @@ class Show:
     def line(self, text: str) -> None:
         """One plain line."""
         self._err.print(escape(text), soft_wrap=True)
+
+    def asking(self) -> Callable[[str], bool] | None:
+        """What puts a question to the user; None where nobody is there to answer."""
+        if self.quiet or not sys.stdin.isatty():
+            return None
+        return lambda question: self._err.input(f"{escape(question)} (y/N) ").strip().lower() in ("y", "yes")
 
     @contextmanager
     def bar(self, label: str, *, of_bytes: bool = False) -> Iterator[Bar]:
@@ -106,11 +92,11 @@ class Show:
             progress.close()
 
     @contextmanager
-    def recording(self) -> Iterator[Live]:
+    def recording(self) -> Iterator[Recording]:
         """A line on stderr that follows a recorder."""
         status = Status("nothing yet", console=self._err)
         try:
-            yield Live(self._err, status)
+            yield Recording(self._err, status)
         finally:
             status.stop()
 
@@ -155,6 +141,8 @@ class Show:
             self.table([{"task": one["task"], "untouched": one["what"]} for one in result["unproven"]])
         if result["odd"]:
             self.table(result["odd"])
+        for one in result["cures"]:
+            self._out.print(f"perhaps: {one['cure']} ({one['tasks']})")
         if result["warnings"]:
             self._out.print("warnings; they change nothing of what was graded:")
             self.table([{"task": one["task"], "warning": one["what"]} for one in result["warnings"]])
@@ -162,12 +150,10 @@ class Show:
     def run(self, out: Path, result: dict[str, Any]) -> None:
         turns, cost = result["turns"], result["cost_usd"]
         tokens = "not reported" if result["tokens"] is None else f"{result['tokens']:,}"
-        scored = sum(count for name, count in turns.items() if name not in UNSCORED)
-        validity = f"{turns.get('ok', 0) / scored:.1%} of {scored} turns" if scored else "not measured"
         self.pairs(
             [
                 ("rollouts", f"{result['rollouts']}, {result['passed']} passed, {result['pending']} pending"),
-                ("valid", validity),
+                ("valid", _validity(turns)),
                 ("turns", _counts(turns)),
                 ("tokens", tokens if cost is None else f"{tokens}, {cost:.4f} USD"),
                 ("seconds", result["seconds"]),
@@ -177,19 +163,18 @@ class Show:
 
     def replayed(self, out: Path, result: dict[str, Any]) -> None:
         turns = result["turns"]
-        scored = sum(count for name, count in turns.items() if name not in UNSCORED)
         left_out = _counts(result["left_out"])
         self.pairs(
             [
                 ("contexts", f"{result['contexts']} of {result['tasks']} tasks"),
                 ("next calls", f"{result['rollouts']}, {result['pending']} pending"),
-                ("valid", f"{turns.get('ok', 0) / scored:.1%} of {scored} turns" if scored else "not measured"),
+                ("valid", _validity(turns)),
                 ("turns", _counts(turns)),
                 (
                     "executed",
                     f"calls run in {result['runnable']} of them" if result["runnable"] else "no: judged alone",
                 ),
-                *([("turns left out", left_out)] if left_out else []),
+                *([("turns left out", left_out)] if result["left_out"] else []),
                 ("seconds", result["seconds"]),
                 ("traces", out),
             ]
@@ -201,6 +186,7 @@ class Show:
         self.pairs(
             [
                 ("runs", f"{result['runs']}, {result['passed']} passed, {result['unknown']} unknown"),
+                ("valid", _validity(result["turns"])),
                 ("turns", _counts(result["turns"])),
                 ("kept", f"{result['kept']} rows pass the gates that need neither split nor texts nor tokens"),
                 ("raw text unknown", result["raw_unknown"]),
@@ -255,11 +241,10 @@ class Show:
         self.table(kinds)
         self.table([{"gate": gate, "why": why, "turns": count} for (gate, why), count in found.reasons.items()])
 
-    def adapter(self, out: Path, record: Any) -> None:
-        losses = [entry["loss"] if isinstance(entry, dict) else entry.loss for entry in record.losses]
-        if losses:
-            self._out.print(f"loss {losses[0]:.3f} → {losses[-1]:.3f} in {len(losses)} steps")
-        self._out.print(f"adapter: {escape(str(out))}", soft_wrap=True)
+    def lines(self, lines: Iterable[str]) -> None:
+        """Plain lines of a result."""
+        for line in lines:
+            self._out.print(escape(line), soft_wrap=True)
 
     def comparison(self, out: Path, tables: Sequence[Table], prose: Sequence[str]) -> None:
         """Arms, the differences that decide, and the verdict in words; a command stays on one line."""
@@ -272,6 +257,12 @@ class Show:
         """A whole rollout; see `view`."""
         for part in view(trace):
             self._out.print(part)
+
+
+def _validity(turns: Mapping[str, int]) -> str:
+    """Of turns by class."""
+    scored = sum(count for name, count in turns.items() if name not in UNSCORED)
+    return f"{turns.get('ok', 0) / scored:.1%} of {scored} turns" if scored else "not measured"
 
 
 def _counts(counts: dict[str, int]) -> str:

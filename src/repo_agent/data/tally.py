@@ -17,7 +17,7 @@ class Proof:
     first: str = ""
     """The id of the first such turn."""
     other_tokenizer: int = 0
-    """Recorded with another tokenizer than this one, so nothing can be compared."""
+    """Recorded with another tokenizer than this one, or by a server with other ids, so nothing can be compared."""
     not_recorded: int = 0
     """No model that tells its tokens ran them, or the row is reconstructed."""
 
@@ -26,10 +26,13 @@ class Proof:
         return self.equal + self.different
 
     def add(self, turn: str, own: str, fingerprint: str, ran: tuple[str, str] | None) -> None:
-        """Count one turn: its own prompt's hash and the tokenizer's fingerprint, and both as they were recorded."""
+        """Count one turn: its own prompt's hash and the tokenizer's fingerprint, and both as they were recorded.
+
+        A server tells ids and no fingerprint (""): equal ids are equal, others may be of another tokenizer.
+        """
         if ran is None:
             self.not_recorded += 1
-        elif ran[1] != fingerprint:
+        elif ran[1] not in ("", fingerprint) or (not ran[1] and ran[0] != own):
             self.other_tokenizer += 1
         elif ran[0] == own:
             self.equal += 1

@@ -52,6 +52,8 @@ class TrainingRows:
     """A dataset's rows for one tokenizer."""
 
     rows: list[Tokens] = field(default_factory=list)
+    tasks: list[tuple[str, str]] = field(default_factory=list)
+    """Of each row its task, and the task's group."""
     too_long: int = 0
     """Rows of which not one turn fits."""
     lost: Counter[str] = field(default_factory=Counter)
@@ -68,6 +70,7 @@ def training_rows(dataset: Dataset, renderer: Renderer, most: int | None) -> Tra
                 made.lost[turn.what] += span.end - span.start
             if tokens.spans:
                 made.rows.append(tokens)
+                made.tasks.append((trajectory.task, trajectory.group))
                 prove(made.proof, trajectory, tokens, renderer.fingerprint())
             else:
                 made.too_long += 1

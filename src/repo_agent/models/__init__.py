@@ -55,7 +55,7 @@ class Completion:
     prompt_ids_hash: str | None = None
     """Hash of the prompt's token ids (`chat.render.ids_hash`), where they are told."""
     tokenizer: str | None = None
-    """Fingerprint of the tokenizer that made them."""
+    """Fingerprint of the tokenizer that made them; None where a server did."""
     raw_unknown: bool = False
     """Whether a server's parser took the reply apart, so that `text` is put together again."""
     served: Served | None = None

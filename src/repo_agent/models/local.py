@@ -27,7 +27,7 @@ from repo_agent.models.constrain import Grammars
 
 
 class LocalModel:
-    """A model in this process; by default on cuda in bfloat16 where there is one, else on the CPU in float32.
+    """A model in this process; on cuda where there is one; its precision is by default `usual_dtype`.
 
     Raises UserError when the base or the adapter is not there, or the two do not fit.
     """

@@ -13,15 +13,17 @@ import re
 from typing import Any
 from urllib.parse import urlsplit
 
+from repo_agent.chat.tokens import ids_hash
 from repo_agent.errors import InfraError, UserError
+from repo_agent.keys import key_for, without_key
 from repo_agent.messages import Message, Usage, call_ids, content_text, spoken
 from repo_agent.models import LARGE, Ask, Completion, Request, Sampling, Served
 from repo_agent.models.canary import WAYS, prove
-from repo_agent.models.keys import key_for, without_key
 from repo_agent.models.retry import Patience, Transient, persistently, retry_after
 
 LIST_SECONDS = 30.0
-"""How long the list of a server's models may take; without it nothing is known of an adapter's base."""
+"""How long the list of a server's models may take; without it nothing is known of an adapter's base, and vLLM is not
+asked for token ids."""
 _RETRIED = frozenset({408, 409, 425, 429})
 _STOPS = {
     401: ("the server refused the key", "Is it the right key for this server?"),
@@ -55,6 +57,7 @@ class OpenAIChat:
         # OpenAI's newer models refuse `max_tokens`; other servers know only that.
         self._cap = "max_completion_tokens" if urlsplit(base_url).hostname == "api.openai.com" else "max_tokens"
         self._way = "response_format"
+        self._list: asyncio.Future[dict[str, Any]] | None = None
         # By default only 100 connections are kept open: more rollouts would greet the server anew at every turn.
         self._client = AsyncOpenAI(
             api_key=self._key,
@@ -67,6 +70,8 @@ class OpenAIChat:
     async def complete(self, request: Request) -> Completion:
         """Draw one reply; see `models.Model`. Raises UserError where the server turns us away for good."""
         body, tries = self._body(request), 0
+        if (await self._cards()).get(self._model, {}).get("owned_by") == "vllm":
+            body["return_token_ids"] = True
 
         def count() -> None:
             nonlocal tries
@@ -90,21 +95,30 @@ class OpenAIChat:
 
         Empty where it does not say, as most servers do not; vLLM does.
         """
-        from httpx2 import Response
-        from openai import APIError
-
-        try:
-            async with asyncio.timeout(LIST_SECONDS):
-                answer = await self._client.get("/models", cast_to=Response)
-            cards = {card["id"]: card for card in json.loads(answer.content)["data"]}
-        except (APIError, TimeoutError, ValueError, TypeError, LookupError, RecursionError):
-            return []
+        cards = await self._cards()
         parent = cards.get(self._model, {}).get("parent")
         names = [parent, cards.get(parent, {}).get("root")] if isinstance(parent, str) else []
         return list(dict.fromkeys(name for name in names if isinstance(name, str)))
 
     async def close(self) -> None:
         await self._client.close()
+
+    async def _cards(self) -> dict[str, Any]:
+        """The server's list of models, by name; asked for once, and empty where it has none."""
+        if self._list is None:
+            self._list = asyncio.ensure_future(self._read_list())
+        return await asyncio.shield(self._list)
+
+    async def _read_list(self) -> dict[str, Any]:
+        from httpx2 import Response
+        from openai import APIError
+
+        try:
+            async with asyncio.timeout(LIST_SECONDS):
+                answer = await self._client.get("/models", cast_to=Response)
+            return {card["id"]: card for card in json.loads(answer.content)["data"]}
+        except (APIError, TimeoutError, ValueError, TypeError, LookupError, RecursionError):
+            return {}
 
     async def _ask(self, body: dict[str, Any]) -> dict[str, Any] | None:
         """One try: the answer's JSON, or None where the prompt leaves no room for a reply."""
@@ -203,10 +217,12 @@ def _completion(answer: dict[str, Any], request: Request, tries: int) -> Complet
     drawn = _count(usage, "completion_tokens", bool(text))
     finish = choice.get("finish_reason")
     full = finish == "length" or (drawn is not None and drawn >= request.sampling.max_tokens)
+    ids = answer.get("prompt_token_ids")
     return Completion(
         text,
         "length" if full else "stop",
         Usage(_count(usage, "prompt_tokens", 1), drawn),
+        prompt_ids_hash=ids_hash(ids) if isinstance(ids, list) else None,
         raw_unknown=parsed,
         served=Served(_word(finish), _word(answer.get("model")), _word(answer.get("system_fingerprint")), tries),
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from repo_agent.errors import UserError
-from repo_agent.models.keys import PRESETS
+from repo_agent.models.resolve import PRESETS
 
 TABLE = Path(__file__).with_name("prices.toml")
 

@@ -8,9 +8,10 @@ from urllib.parse import urlsplit
 
 from repo_agent.errors import UserError
 from repo_agent.models import Model
-from repo_agent.models.keys import PRESETS
 
 FORMS = "local:NAME-OR-PATH[+ADAPTER], openai:NAME[@BASE_URL], together:NAME, or oracle"
+PRESETS = {"openai": "https://api.openai.com/v1", "together": "https://api.together.xyz/v1"}
+"""Kind of a model's spec → its server, where the spec names none."""
 
 
 _HOST = re.compile(r".*(\?|@|/v1\b|:\d{2,5}(/|$))|localhost\b|\d+\.\d+\.\d+\.\d+")

@@ -79,6 +79,7 @@ def render(comparison: Comparison, out: Path) -> str:
         endings=sorted({row.ended for arm in comparison.arms for row in arm.rows}),
         ended=[Counter(row.ended for row in arm.rows) for arm in comparison.arms],
         examples=_examples(comparison, link),
+        of_how_many=_of_how_many(comparison.reference),
         leaks=leaks(comparison.arms),
         caveats=caveats(comparison),
         provenance=_provenance(comparison),
@@ -223,10 +224,16 @@ def caveats(comparison: Comparison) -> list[str]:
     if not any(cost_rank(arm, arms) == 1 for arm in arms):
         lines.append("No arm is a constrained base: against a bare base alone, tuning looks better than it need be.")
     for metric in DECIDING:
-        if verdict.pairs[metric].left_out:
+        if metric in verdict.sides and verdict.pairs[metric].left_out:
             tasks = ", ".join(verdict.pairs[metric].left_out)
             lines.append(f"Left out of {metric.replace('_', ' ')}, since an arm has no value there: {tasks}.")
     return [*lines, *_our_own(arms)]
+
+
+def _of_how_many(arm: Arm) -> str:
+    """` of 3` where each task was played three times."""
+    counts = {rollouts_of(arm.record, task) for task in arm.tasks}
+    return f"\u00a0of\u00a0{counts.pop()}" if len(counts) == 1 else ""
 
 
 def _each(arm: Arm) -> str:

@@ -9,9 +9,8 @@ from repo_agent.agent.spec import AgentSpec, Limits
 from repo_agent.errors import UserError
 from repo_agent.messages import tilde
 from repo_agent.models import Sampling
-from repo_agent.models.keys import PRESETS
 from repo_agent.models.prices import find_prices
-from repo_agent.models.resolve import parts
+from repo_agent.models.resolve import PRESETS, parts
 from repo_agent.protocols import protocol_named
 from repo_agent.protocols.briefing import INTRO
 from repo_agent.rollout.episode import Setting

@@ -108,7 +108,7 @@ def _adapter(options: Played, trained: RunRecord | None) -> dict[str, Any] | Non
     folder = _folder(options)
     if trained is None or folder is None:
         return None
-    known: dict[str, Any] = {"hash": adapter_hash(folder), "train_tasks": trained.train_tasks}
+    known: dict[str, Any] = {"hash": adapter_hash(folder), "train_tasks": trained.seen_tasks}
     return known | ({"base": trained.base} if options.adapter else {})
 
 
@@ -123,7 +123,7 @@ def check_adapter(options: Played, trained: RunRecord, contract: str, tasks: lis
     """Raise UserError for an adapter of another contract or base, or, on held-out tasks, one trained on them."""
     kind, base, _ = parts(options.model)
     folder = str(options.adapter or parts(options.model)[2])
-    leaked = sorted({*trained.train_tasks} & {*tasks}) if options.split == "held-out" else []
+    leaked = sorted({*trained.seen_tasks} & {*tasks}) if options.split == "held-out" else []
     if trained.contract != contract:
         what = f"was trained for contract {trained.contract}, this loop has {contract}"
         raise UserError(what, folder, "Use the tools and protocol it was made for, or build and train again")

@@ -14,6 +14,8 @@ from repo_agent.tasks.git import run_outside
 from repo_agent.tasks.source import Source, read_content
 
 _RELATIVE = "Give a path relative to the suite file"
+MAKE_PATCH = "git diff --relative --no-color --no-ext-diff --src-prefix=a/ --dst-prefix=b/"
+"""Whatever the user's own configuration says, diff.noprefix among it."""
 
 
 @dataclass(frozen=True)
@@ -77,5 +79,5 @@ def _run(patch: Path, root: Path, where: str, text: str) -> None:
         if turned:
             remedy = "Is the change in the repository already (git status)? Else make the patch the other way round"
             raise UserError("applies only in reverse", where, remedy)
-        remedy = "Make it with `git diff --relative --no-color --no-ext-diff` in the folder that `repo` names"
+        remedy = f"Make it with `{MAKE_PATCH}` in the folder that `repo` names"
         raise UserError(what, where, "Its lines end in CRLF: convert it" if "\r\n" in text else remedy)

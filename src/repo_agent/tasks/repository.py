@@ -221,13 +221,14 @@ def _fix(files: Files, after: Files, given: bool, where: str) -> dict[str, str] 
     if given and set(files) - set(after):
         gone = ", ".join(sorted(set(files) - set(after)))
         raise UserError(f"the fix takes files away ({gone})", where, "No tool can; make the fix leave them")
-    binary = sorted(name for name, content in changed.items() if isinstance(content, bytes))
-    if given and binary:
-        raise UserError(f"the fix changes files that are not text ({', '.join(binary)})", where, "No tool can")
+    bytes_ = sorted(name for name in changed if not all(isinstance(at.get(name, ""), str) for at in (files, after)))
+    if bytes_:
+        what = f"the {'fix' if given else 'bug'} changes files that are not UTF-8 text ({', '.join(bytes_)})"
+        raise UserError(what, where, "No tool can write them: convert them to UTF-8, or leave the task out")
     if given and not changed:
         raise UserError("the fix changes nothing", where, "Does the repository hold it already? Add the bug")
     texts = {name: content for name, content in changed.items() if isinstance(content, str)}
-    return None if binary or not texts else texts
+    return texts or None
 
 
 def _check(task: Task, where: str) -> None:

@@ -13,6 +13,7 @@ from repo_agent.sandbox.isolate import Isolation
 from repo_agent.sandbox.results import Grade
 from repo_agent.sandbox.workspace import Workspace
 from repo_agent.tasks import test_job
+from repo_agent.tasks.cures import cures
 from repo_agent.tasks.task import Suite, Task, as_text
 
 
@@ -30,6 +31,8 @@ class Validation:
     """What the tests of those said: {"task", "what"}. Nobody else can tell whether they fail for the right reason."""
     warnings: list[dict[str, str]] = field(default_factory=list)
     """Tasks that are sound, but need other settings than the default: {"task", "what"}."""
+    cures: list[dict[str, str]] = field(default_factory=list)
+    """Edits of the suite file that what is odd may need, each once: {"cure", "tasks"}."""
 
 
 async def validate(
@@ -108,6 +111,7 @@ def _summary(suite: Suite, untouched: list[Grade], fixed: Mapping[str, Grade]) -
         odd=odd,
         no_fix=len(suite.tasks) - len(fixed),
         unproven=unproven,
+        cures=cures((suite.by_id[entry["task"]], entry["what"]) for entry in [*odd, *unproven]),
     )
 
 

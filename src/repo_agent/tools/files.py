@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -54,6 +55,8 @@ def write_file(root: Path, rel_path: RelPath, content: str) -> str:
     path = resolve(root, rel_path)
     if path.exists() and not path.is_file():
         raise ToolError("is_a_directory", f"{rel_path} is no file")
+    if path.exists() and not _is_text(path):
+        raise ToolError("not_text", f"{rel_path} is not UTF-8 text, and writing it would change its encoding")
     try:
         data = content.encode()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,6 +102,18 @@ def _walk(root: Path, rel_dir: str) -> list[tuple[str, str]]:
         found += [path for path in paths if os.path.isfile(path) and not os.path.islink(path)]
     start = len(os.path.join(root.resolve(), ""))
     return [(path[start:], path) for path in sorted(found, key=lambda path: path.split("/"))]
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a file is UTF-8 as far as it can be read; a large one is judged by its first MAX_BYTES."""
+    try:
+        with path.open("rb") as file:
+            codecs.getincrementaldecoder("utf-8")().decode(file.read(MAX_BYTES))
+    except UnicodeDecodeError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def _text(path: Path, rel_path: str) -> str:

@@ -95,7 +95,7 @@ class _Turns:
             raise UserError("the request of this reply is missing", where, REMEDY)
         self._asked = False
         text = spoken(event.text, event.tool_calls) if event.tool_calls else event.text
-        ids = (event.prompt_ids_hash, event.tokenizer) if event.prompt_ids_hash and event.tokenizer else None
+        ids = (event.prompt_ids_hash, event.tokenizer or "") if event.prompt_ids_hash else None
         turn = Turn(
             t=event.t or 0,
             messages=self._messages,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any, Protocol
 
 import pydantic
 
@@ -13,11 +14,51 @@ from repo_agent.train.config import TrainConfig
 RECORD = "run_record.json"
 
 
+class OnStep(Protocol):
+    """Is called after each optimizer step: the step, how many there are, its loss, and the speed where it is known."""
+
+    def __call__(self, step: int, total: int, loss: float, tokens_per_second: float | None = None) -> None: ...
+
+
 class StepLoss(pydantic.BaseModel):
-    """The loss of one optimizer step: nats a trained token."""
+    """One optimizer step; what a backend does not report is None."""
 
     step: int
     loss: float
+    """Nats a trained token."""
+    lr: float | None = None
+    grad_norm: float | None = None
+    tokens: int | None = None
+    """All tokens that were read, with loss or without."""
+    seconds: float | None = None
+
+
+class Evaluation(pydantic.BaseModel):
+    """One evaluation on train tasks that were held back, after so many optimizer steps."""
+
+    step: int
+    eval_nll: float | None
+    """Nats a trained token, over all their trained tokens, whatever the batch."""
+    tasks: dict[str, float] = {}
+    """The same of each task."""
+    validity: float | None = None
+    """Share of replayed contexts whose next call, drawn greedily, is valid; None: nothing was replayed."""
+    replayed: int = 0
+
+
+class Hosted(pydantic.BaseModel):
+    """A training run on a host's machines."""
+
+    job: str
+    model: str
+    """The base's name there."""
+    price_usd: float | None
+    """What the host says that it cost, and before that what it would; None where it did not say."""
+    estimate_usd: float | None
+    left_out: int
+    """Rows that the host would have tokenised otherwise than they run."""
+    preview: dict[str, Any]
+    """How many rows and tokens the host's own rendering was compared on."""
 
 
 class RunRecord(pydantic.BaseModel):
@@ -56,8 +97,45 @@ class RunRecord(pydantic.BaseModel):
     trained_tokens: int
     """Those of them that carry loss."""
     losses: list[StepLoss]
-    seconds: float
-    """Wall time of the optimizer's steps, without imports, loading and saving."""
+    seconds: float | None
+    """Wall time of the optimizer's steps, without imports, loading and saving; None where a host did not say."""
+    hosted: Hosted | None = None
+    """None of a run on this machine."""
+    eval_tasks: list[str] = []
+    """Train tasks that were held back for the evaluations."""
+    evals: list[Evaluation] = []
+    best_step: int | None = None
+    """The step whose weights these are, where evaluations chose; None: the last."""
+    stopped_early: bool = False
+    resumed_at: list[int] = []
+    """Steps after which the run was interrupted and resumed."""
+    processes: int = 1
+    precision: str | None = None
+    attention: str | None = None
+    pass_tokens: int | None = None
+    """At the end of the run: it halves where memory does not hold a pass."""
+    peak_memory: int | None = None
+    """Bytes on the GPU of the main process."""
+    served_form: str | None = None
+    """How these weights are to be served: the base's precision, with this adapter."""
+    served_nll: float | None = None
+    """Their `eval_nll` in that form."""
+
+    @property
+    def seen_tasks(self) -> list[str]:
+        """Every task that had a part in these weights, by its loss or by the choice of a checkpoint."""
+        return sorted({*self.train_tasks, *self.eval_tasks})
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _older(cls, record: Any) -> Any:
+        """Older records call `pass_tokens` otherwise."""
+        config = record.get("config") if isinstance(record, dict) else None
+        if isinstance(config, dict) and "batch_tokens" in config:
+            config = {**config, "pass_tokens": config["batch_tokens"]}
+            del config["batch_tokens"]
+            return {**record, "config": config}
+        return record
 
 
 def versions() -> dict[str, str]:

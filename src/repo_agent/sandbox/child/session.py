@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import traceback
@@ -10,6 +11,17 @@ from collections.abc import Callable
 CLOCK_FACTOR = 4
 """A test may take this many times its processor time on the clock."""
 MESSAGE_CHARS = 2_000
+MOST_CAUSES = 8
+REFUSED = {
+    errno.ENETUNREACH: "no network",
+    errno.EHOSTUNREACH: "no network",
+    errno.EROFS: "files outside the workspace",
+    errno.EMFILE: "limit of open files",
+    errno.EFBIG: "limit of a file's size",
+    errno.ENOSPC: "limit of all files",
+    errno.EAGAIN: "limit of processes",
+}
+"""What an error of the system means in a sandbox."""
 
 
 def silence() -> None:
@@ -38,3 +50,31 @@ def one_line(error: BaseException) -> str:
     lines = traceback.format_exception_only(type(error), error)
     text = f"{type(error).__name__}: {error}" if isinstance(error, SyntaxError) else lines[0]
     return text.strip().split("\n", 1)[0][:MESSAGE_CHARS]
+
+
+def refusal(error: BaseException | None, inside: str, hides: bool) -> str:
+    """What a sandbox refused, as far as an error or one of its causes says; "" for every other error.
+
+    `inside` is the folder that the tests may use; `hides`: other files do not seem to be there.
+    """
+    for _ in range(MOST_CAUSES):
+        if error is None:
+            break
+        if isinstance(error, OSError) and (found := _refused(error, inside, hides)):
+            return found
+        if isinstance(error, RuntimeError) and str(error) == "can't start new thread":
+            return REFUSED[errno.EAGAIN]
+        error = error.__cause__ or error.__context__
+    return ""
+
+
+def _refused(error: OSError, inside: str, hides: bool) -> str:
+    if type(error).__name__ == "gaierror":
+        return REFUSED[errno.ENETUNREACH]
+    path = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else ""
+    outside = os.path.isabs(path) and not (path + os.sep).startswith(inside + os.sep)
+    if error.errno in (errno.EPERM, errno.EACCES):
+        return "sockets and some system calls" if not path else REFUSED[errno.EROFS] if outside else ""
+    if error.errno == errno.ENOENT:
+        return REFUSED[errno.EROFS] if outside and hides else ""
+    return REFUSED.get(error.errno or 0, "")

@@ -26,14 +26,8 @@ gc.enable()
 
 from repo_agent.sandbox.child import guard  # noqa: E402
 from repo_agent.sandbox.child.channel import Channel  # noqa: E402
-from repo_agent.sandbox.child.session import MESSAGE_CHARS, Clock, one_line, silence  # noqa: E402
+from repo_agent.sandbox.child.session import MESSAGE_CHARS, Clock, one_line, refusal, silence  # noqa: E402
 
-# Plug-ins that write reports, keep caches or serve a person at a terminal: none changes what a test means, and
-# leaving them out makes every run a third cheaper.
-UNUSED = (
-    *("cacheprovider", "doctest", "junitxml", "pastebin", "faulthandler", "stepwise", "setuponly"),
-    *("setupplan", "legacypath", "threadexception", "unraisableexception"),
-)
 SENTINEL = "def test_sentinel():\n    assert 1 + 1 == 3\n"
 
 
@@ -43,7 +37,7 @@ def prepare(job: dict[str, Any], channel: Channel, work: str) -> Callable[[], No
     with open(sentinel, "x") as file:
         file.write(SENTINEL)
     watch = guard.Guard(channel, work, job["pristine"], job["own"], job["comparing"])
-    reporter = Reporter(channel, job["seconds"], watch, sentinel)
+    reporter = Reporter(channel, watch, sentinel, job)
     watch.install(with_unittest=job["unittest"], more=(Reporter, Channel, Clock))
 
     def run() -> None:
@@ -65,18 +59,17 @@ def complaint(error: Exception) -> str:
 
 def arguments(job: dict[str, Any], work: str) -> list[str]:
     """pytest's arguments. Root and conftest lookup end at the scratch folder, whatever lies above it."""
-    plugins = [word for name in UNUSED for word in ("-p", f"no:{name}")]
-    if not job["unittest"]:
-        plugins += ["-p", "no:debugging"]  # which unittest's test cases ask for an option
     fixed = [f"--rootdir={work}", f"--confcutdir={work}", "--capture=no", "--tb=no", "-q"]
-    return [*plugins, *fixed, *job["args"], "--", *job["tests"]]
+    return [*fixed, *job["args"], "--", *job["tests"]]
 
 
 class Reporter:
     """The pytest plug-in that times every test and writes its result."""
 
-    def __init__(self, channel: Channel, seconds: float, watch: guard.Guard, sentinel: str) -> None:
-        self.channel, self.seconds, self.watch, self.sentinel = channel, seconds, watch, sentinel
+    def __init__(self, channel: Channel, watch: guard.Guard, sentinel: str, job: dict[str, Any]) -> None:
+        self.channel, self.watch, self.sentinel, self.seconds = channel, watch, sentinel, job["seconds"]
+        self.inside = job["scratch"] if job["filters"] else ""
+        self.hides = not job["read"]
         self.running = ""
         self.outcome, self.message = "", ""
         self.sentinel_held = False
@@ -132,7 +125,7 @@ class Reporter:
         if isinstance(node, pytest.Collector) and call.excinfo:
             error = call.excinfo.value
             cause = error.__cause__ if isinstance(error, node.CollectError) else None
-            self.channel.write("error", id=node.nodeid, message=one_line(cause or error))
+            self.channel.write("error", id=node.nodeid, message=self.reason(cause or error))
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.skipped and isinstance(report.longrepr, tuple) and self.watch.is_code(str(report.longrepr[0])):
@@ -168,8 +161,18 @@ class Reporter:
         if self.outcome != "failed" and (report.when == "call" or not report.passed):
             self.outcome = report.outcome
         if report.failed:
-            self.message = self.message or (one_line(call.excinfo.value) if call.excinfo else str(report.longrepr))
+            self.message = self.message or (self.reason(call.excinfo.value) if call.excinfo else str(report.longrepr))
         return report
+
+    def reason(self, error: BaseException) -> str:
+        """Why a test failed, in one line; what the sandbox refused comes first."""
+        if isinstance(error, pytest.FixtureLookupError):
+            return f"fixture {error.argname!r} not found"
+        example, got = getattr(error, "example", None), getattr(error, "got", None)
+        if example is not None and isinstance(got, str):
+            return f"doctest: expected {str(example.want).strip()}, got {got.strip()}"[:MESSAGE_CHARS]
+        refused = refusal(error, self.inside, self.hides) if self.inside else ""
+        return f"refused by the sandbox ({refused}): {one_line(error)}" if refused else one_line(error)
 
     def is_sentinel(self, item: pytest.Item) -> bool:
         return str(item.path) == self.sentinel

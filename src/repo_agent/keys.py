@@ -1,4 +1,4 @@
-"""Servers by name, and the key for each: from the environment or from a file, never from the command line."""
+"""The key for a server: from the environment or from a file, never from the command line."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from repo_agent.errors import UserError
 from repo_agent.redact import is_no_placeholder, redacted
 
 KEY_FILE = "REPO_AGENT_KEY_FILE"
-PRESETS = {"openai": "https://api.openai.com/v1", "together": "https://api.together.xyz/v1"}
-"""Kind of a model's spec → its server, where the spec names none."""
-_VARIABLES = {"api.together.xyz": "TOGETHER_API_KEY", "api.together.ai": "TOGETHER_API_KEY"}
+TOGETHER = "TOGETHER_API_KEY"
+_VARIABLES = {"api.together.xyz": TOGETHER, "api.together.ai": TOGETHER}
 _DEFAULT = "OPENAI_API_KEY"
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
-def key_for(base_url: str) -> str:
-    """The key for a server: the text of the file that REPO_AGENT_KEY_FILE names, else its own variable.
+def key_for(base_url: str, variable: str | None = None) -> str:
+    """The key for a server: the text of the file that REPO_AGENT_KEY_FILE names, else of an environment `variable`, by
+    default the server's own.
 
     A server on this machine needs none. Raises UserError where another has none, or the file holds none.
     """
     host = urlsplit(base_url).hostname or ""
     path = os.environ.get(KEY_FILE)
-    variable = _VARIABLES.get(host, _DEFAULT)
+    variable = variable or _VARIABLES.get(host, _DEFAULT)
     key = _read(Path(path).expanduser()) if path else os.environ.get(variable, "").strip()
     if not key and host not in _LOOPBACK:
         raise UserError("needs a key", base_url, f"Set {variable}, or {KEY_FILE} to a file that holds it")

@@ -1,0 +1,91 @@
+"""An adapter's model card: what it is for, what it was made of, how to serve it."""
+
+from __future__ import annotations
+
+import json
+
+from repo_agent.escape import markdown
+from repo_agent.train.record import Evaluation, RunRecord
+
+_CARD = """---
+base_model: {base_json}
+library_name: peft
+pipeline_tag: text-generation
+tags: [lora, tool-calling, repo-agent]
+---
+
+# {name}
+
+A LoRA that makes its base emit valid tool calls for one set of tools and one protocol (the contract). It was trained
+for no other tools.
+
+| | |
+|---|---|
+{facts}
+
+{evaluations}
+
+## Serve it
+
+Serve it as it was measured: {form}.
+
+```
+{line}
+```
+
+Then: `repo-agent eval --model openai:{name}@http://localhost:8000/v1 --adapter DIR …`. `canary.json` holds a few
+contexts of the training data, by which `eval` proves that a server runs this adapter. Remove it before you publish the
+adapter if these are private.
+"""
+
+
+def card(record: RunRecord, name: str) -> str:
+    """README.md of an adapter directory, with the head that the Hub reads."""
+    config = record.config
+    trained = f"{record.trained_tokens:,} of {record.tokens:,} tokens trained"
+    rate = f"{len(record.losses)} steps, peak rate {config.lr or 0.0:g}, {config.schedule}, seed {record.seed}"
+    took = "time unknown" if record.seconds is None else f"{record.seconds:.0f} s"
+    facts = {
+        "base": f"{markdown(record.base)}, weights {record.base_hash or 'not on record'}",
+        "contract": f"{record.contract}, protocol {markdown(record.protocol)}",
+        "dataset": record.dataset,
+        "rows": f"{record.rows} of {len(record.train_tasks)} tasks; {trained}",
+        "LoRA": f"rank {config.rank}, alpha {config.alpha}, {markdown(config.target)}",
+        "training": f"{config.epochs} epochs, {rate}",
+        "on": f"{record.device}, {record.precision or 'precision unknown'}, {record.processes} process(es), {took}",
+    }
+    return _CARD.format(
+        base_json=json.dumps(record.base),
+        name=markdown(name),
+        facts="\n".join(f"| {what} | {value} |" for what, value in facts.items()),
+        evaluations="\n".join(_evaluations(record)),
+        form=record.served_form or "the form is not on record",
+        line=serving_line(record, name),
+    )
+
+
+def serving_line(record: RunRecord, folder: str) -> str:
+    """The command that serves base and adapter with vLLM."""
+    rank = next((size for size in (8, 16, 32, 64, 128, 256) if size >= record.config.rank), record.config.rank)
+    kind = f" --dtype {record.precision}" if record.precision else ""
+    name = folder.rstrip("/").rsplit("/", 1)[-1]
+    return f"vllm serve {record.base}{kind} --enable-lora --max-lora-rank {rank} --lora-modules {name}={folder}"
+
+
+def _evaluations(record: RunRecord) -> list[str]:
+    if not record.evals:
+        return ["No train task was held back, so nothing was evaluated during training."]
+    tasks = len(record.eval_tasks)
+    return [
+        f"Evaluations on {tasks} train tasks that were held back. The weights are those of step {record.best_step}.",
+        "",
+        "| step | eval_nll | replayed calls valid |",
+        "|---|---|---|",
+        *map(_row, record.evals),
+    ]
+
+
+def _row(one: Evaluation) -> str:
+    nll = "not measured" if one.eval_nll is None else f"{one.eval_nll:.4f}"
+    valid = "not measured" if one.validity is None else f"{one.validity:.1%} of {one.replayed}"
+    return f"| {one.step} | {nll} | {valid} |"
