@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from repo_agent.data.inventory import inventory
 from repo_agent.errors import UserError
 from repo_agent.messages import ToolCall
+from repo_agent.protocols import PROTOCOLS
 from repo_agent.record.importers import import_logs
 from repo_agent.tools.registry import Registry
 
@@ -68,6 +69,11 @@ def test_without_parameters_a_tool_takes_no_arguments() -> None:
         assert registry.check(ToolCall("odd", {})) is None
         fault = registry.check(ToolCall("odd", {"x": 1}))
         assert fault and fault.turn_class == "unexpected_arg"
+
+
+def test_replies_are_constrained_to_the_arguments_that_a_tool_names() -> None:
+    schema = PROTOCOLS["json"].schema(Registry.from_openai([GOOD]))
+    assert schema and schema["anyOf"][0]["properties"]["args"] == {**READ, "additionalProperties": False}
 
 
 def test_a_schema_is_read_by_its_own_dialect() -> None:

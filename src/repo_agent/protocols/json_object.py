@@ -20,6 +20,7 @@ from repo_agent.protocols.leaks import without_thinking
 from repo_agent.protocols.lenient import called
 from repo_agent.protocols.spans import Span
 from repo_agent.protocols.stray import stray
+from repo_agent.tools.dialect import closed
 from repo_agent.tools.registry import Registry
 from repo_agent.tools.verdict import Parsed
 
@@ -83,7 +84,8 @@ class JsonObject:
             }
 
         calls = [
-            envelope("tool_call", name={"const": spec.name}, args=spec.parameters) for spec in registry.specs.values()
+            envelope("tool_call", name={"const": spec.name}, args=closed(spec.parameters)[0])
+            for spec in registry.specs.values()
         ]
         return {"anyOf": [*calls, envelope("final", summary={"type": "string"})]}
 
