@@ -172,23 +172,14 @@ def test_constrained_turns_equal_those_of_this_process(served: Served, tmp_path:
     assert there == here
 
 
-def test_an_adapter_is_tied_to_its_served_name(
+def test_the_canary_takes_the_adapter_and_refuses_one_without_effect(
     served: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [
-        "eval",
-        "--suite",
-        "micro",
-        "--split",
-        "held-out",
-        "--held-out",
-        "2",
-        "--tests",
-        "never",
-        "--max-tokens",
-        "256",
-    ]
-    options = ["--model", served.model("tuned"), "--adapter", served.tuned, "--out", tmp_path / "run", "--json"]
-    code, _, error = cli(capsys, *words, *options)
-    assert code == 0, error
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["adapter"]["base"] == "tiny"
+    words = "eval --suite micro --split held-out --held-out 2 --tests never --max-tokens 256 --json".split()
+    for name, ends in (("tuned", 0), ("wrong", 2)):
+        options = ["--model", served.model(name), "--adapter", served.tuned, "--out", tmp_path / name]
+        code, _, error = cli(capsys, *words, *options)
+        assert code == ends, error
+    print(f"\n{error}")
+    assert "none is the adapter's" in error and not list(tmp_path.glob("wrong/traces/*/*"))
+    assert json.loads((tmp_path / "tuned" / "run.json").read_text())["adapter"]["base"] == "tiny"
