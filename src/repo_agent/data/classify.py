@@ -75,7 +75,7 @@ def classify(trace: Trace, registry: Registry) -> list[Verdict]:
         )
         any_call = any_call or verdict.turn_class is None or (not ours and holds_call(verdict))
         if verdict.turn_class is None:
-            verdict = replace(verdict, turn_class=_outcome(turn) if ours else "ok")
+            verdict = replace(verdict, turn_class=_outcome(turn) if ours or turn.ok is not None else "ok")
         if not ours and verdict.turn_class in FINALS and following is not None:
             went_on = Verdict("no_call", error="a reply without a call, and the agent went on")
             verdict = Verdict("final", final=verdict.final) if turn.answered(following) else went_on

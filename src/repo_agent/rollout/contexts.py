@@ -29,7 +29,9 @@ class Context:
     writes: tuple[ToolCall, ...]
     """The calls before it that changed files."""
     key: str
-    """Hash of the messages."""
+    """Hash of the messages, but for the ids of calls."""
+    parallel: bool
+    """Whether its agent takes several calls in a reply."""
     runnable: Path | None
     """The run directory of ours that it comes from: its calls can run; None for another agent's."""
 
@@ -104,13 +106,16 @@ def _contexts(trace: Trace, writes: Collection[str], left_out: Counter[str]) -> 
         if turn.messages is not said:
             said, running, place = turn.messages, hashlib.sha256(), 0
         for message in turn.messages[place : turn.at]:
-            running.update(key_of(message.to_dict()))
+            calls = [[call.name, call.args] for call in message.tool_calls]
+            running.update(key_of([message.role, message.content, calls]))
         place = turn.at
         if redacted:
             left_out["a credential was replaced in it"] += 1
+        elif turn.broken_context:
+            left_out["it holds a call that no server takes back"] += 1
         elif turn.at:
             key = running.hexdigest()[:16]
-            yield Context(trace.task, trace.group, turn.context, tuple(done), key, runnable)
+            yield Context(trace.task, trace.group, turn.context, tuple(done), key, trace.parallel, runnable)
         if turn.turn_class == "ok" and turn.call and turn.call.name in writes:
             done.append(turn.call)
 

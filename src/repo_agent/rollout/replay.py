@@ -227,6 +227,7 @@ async def _play(
                 guarded=guarded(task, shared.spec.registry) if task else shared.seen_only,
                 any_call=_called(context, shared.spec),
                 counter=shared.counter,
+                parallel=context.parallel,
             )
             tools = shared.found.contract.printed_tools
             outcome.ended = await rollout.replay(context.messages, context.writes if task else (), tools)
@@ -267,7 +268,8 @@ def _start(context: Context, number: int, shared: _Shared, constraint: str | Non
         protocol=shared.spec.protocol.name,
         system=first.content if first.role == "system" else "",
         tools=shared.found.contract.tools,
-        sampling=asdict(Sampling(shared.options.temperature, shared.options.max_tokens)),
+        sampling=asdict(Sampling(shared.options.temperature, shared.options.max_tokens))
+        | {"parallel_tool_calls": context.parallel},
         seed=seed,
         isolation=None,
         source="replay",

@@ -65,8 +65,8 @@ class RunStart(Event, kw_only=True, tag="run_start", omit_defaults=False):
     seed: int | None
     isolation: str | None
     source: str = "loop"
-    """Who ran it: `loop` is ours. `record` and `import:KIND` are another agent's, whose results nobody marked as good
-    or bad, so they stand in the messages alone."""
+    """Who ran it: `loop` is ours, `replay` is one turn of ours in a recorded context. `record` and `import:KIND` are
+    another agent's, whose results nobody marked as good or bad, so they stand in the messages alone."""
     constraint: str | None = None
     """How replies were constrained to the protocol's schema; None where they were free."""
     redacted: bool = False
