@@ -6,7 +6,7 @@ RUN := $(BIN)/repo-agent
 CLIENTS := .venv-clients
 WORKERS ?= 2
 
-.PHONY: install demo real real-sweep test test-clients check fix bench files clean
+.PHONY: install demo real real-sweep test test-clients test-vllm check fix bench files clean
 
 install: $(VENV)/local.done  ## everything that runs here, into .venv
 
@@ -34,6 +34,18 @@ $(CLIENTS)/done: tests/clients/requirements.txt
 	$(PYTHON) -m venv $(CLIENTS)
 	$(CLIENTS)/bin/pip install --quiet --requirement tests/clients/requirements.txt
 	touch $@
+
+# vLLM pins its own torch and transformers, so it has an environment apart; VLLM names one that is there already.
+VLLM ?= .venv-vllm
+test-vllm: export OMP_NUM_THREADS = 1
+test-vllm: export REPO_AGENT_VLLM = $(VLLM)/bin/python
+test-vllm: $(VENV)/dev.done $(VLLM)/bin/vllm  ## base and adapter behind a real vLLM, against local:
+	$(BIN)/pytest -m slow tests/test_vllm.py -s
+
+$(VLLM)/bin/vllm:
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install --quiet torch==2.13.0
+	$(VLLM)/bin/pip install --quiet --no-deps --requirement constraints-vllm.txt
 
 check: $(VENV)/dev.done  ## format, lint, types
 	$(BIN)/ruff format --check .

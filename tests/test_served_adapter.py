@@ -200,3 +200,47 @@ def test_a_plus_in_a_path_is_no_adapter(tmp_path: Path, monkeypatch: pytest.Monk
     assert parts("local:tiny+adapters/x+y") == ("local", "tiny", "adapters/x+y")
     assert parts("local:tiny+adapters/gone") == ("local", "tiny", "adapters/gone")
     assert parts("openai:a+b@http://h/v1") == ("openai", "a+b", "")
+
+
+CANARY = {
+    "protocol": "json",
+    "max_tokens": 32,
+    "contexts": [
+        {"messages": [{"role": "user", "content": goal}], "base": f"base {goal}", "tuned": f"{kind} {goal}"}
+        for goal, kind in (("a", "tuned"), ("b", "tuned"), ("same", "base"))
+    ],
+}  # fmt: skip
+"""Base and adapter say the same to the third context, so it shows nothing."""
+
+
+@pytest.mark.parametrize(
+    ("says", "cause"),
+    [
+        ({"a": "tuned a", "b": "tuned b"}, None),
+        ({"a": "rounded otherwise", "b": "tuned b"}, None),
+        ({"a": "base a", "b": "base b"}, "of 2 replies none is the adapter's, and 2 are the base's"),
+        ({"a": "another adapter", "b": "base b"}, "none is the adapter's, and 1 are the base's"),
+    ],
+)
+def test_a_server_that_does_not_run_the_adapter_is_refused_before_any_rollout(
+    tmp_path: Path, adapter: Adapter, says: dict[str, str], cause: str | None
+) -> None:
+    folder = adapter()
+    (folder / "canary.json").write_text(json.dumps(CANARY))
+
+    def answer(body: dict[str, Any], seen: int) -> dict[str, Any]:
+        first = body["messages"][0]["content"]
+        if first in says:
+            assert (body["temperature"], body["max_tokens"]) == (0.0, 32)
+        return said(says.get(first, FINAL))
+
+    with FaultServer(answer) as server:
+        given = _options(tmp_path / "run", server, adapter=folder)
+        if cause:
+            with pytest.raises(UserError, match=cause):
+                run_eval(given)
+            assert len(server.asked) == 2 and not list(tmp_path.glob("run/traces/*/*"))
+        else:
+            assert run_eval(given)["rollouts"] == 2
+            kept = (tmp_path / "run" / "canary.jsonl").read_text().splitlines()
+            assert [json.loads(line)["text"] for line in kept] == list(says.values())

@@ -6,17 +6,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from repo_agent.errors import UserError
-from repo_agent.models import Completion, Constrainable, Model, Request
-from repo_agent.models.openai_chat import OpenAIChat
+from repo_agent.models import Model
 from repo_agent.models.resolve import open_model
 from repo_agent.models.tokens import TokenCounter
 from repo_agent.rollout.episode import player, rollouts_of
-from repo_agent.rollout.meter import Budget, Meter, Metered
+from repo_agent.rollout.meter import Budget, Meter
 from repo_agent.rollout.options import EvalOptions, check, chosen, setting
 from repo_agent.rollout.oracle import oracle, playable
-from repo_agent.rollout.record import Played, adapter_record, is_base, run_record
+from repo_agent.rollout.record import run_record
 from repo_agent.rollout.runner import Play, Watch, allow_files
+from repo_agent.rollout.served import prove_served
 from repo_agent.rollout.session import Session, carry_out
 from repo_agent.tasks import load_suite
 from repo_agent.tasks.task import Task
@@ -52,45 +51,8 @@ def run_eval(options: EvalOptions, watch: Watch | None = None) -> dict[str, Any]
         return model or oracle(task, shared.spec.protocol, shared.rollout_seed(task, number))
 
     async def begin() -> tuple[Play, Sequence[events.LlmAction]]:
-        await check_served(options, model)
         schema = shared.spec.protocol.schema(shared.spec.registry) if shared.constrain else None
-        constraint, canary = await constrained_by(schema, model, meter)
+        constraint, canary = await prove_served(options, model, schema, meter)
         return player(tasks, model_for, replace(shared, constraint=constraint), meter, session.watch), canary
 
     return carry_out(session, model, begin)
-
-
-async def check_served(options: Played, model: Model | None) -> None:
-    """Raise UserError where a server says that it runs the adapter on another base than its own."""
-    trained = adapter_record(options) if options.adapter else None
-    served = await model.bases() if trained and isinstance(model, OpenAIChat) else []
-    if trained and served and not any(is_base(trained, base) for base in served):
-        what = f"was trained on {trained.base}, and the server runs {options.model} on {' = '.join(served)}"
-        raise UserError(what, str(options.adapter), f"Serve it on {trained.base}, under that name")
-
-
-async def constrained_by(
-    schema: dict[str, Any] | None, model: Model | None, meter: Meter
-) -> tuple[str | None, list[events.LlmAction]]:
-    """How the model's replies are constrained to the schema, None where they are free; and the replies that proved it.
-
-    Raises UserError where they turn out not to be, Stopped where the budget does not hold the proof.
-    """
-    replies: list[events.LlmAction] = []
-    if schema is None or not isinstance(model, Constrainable):
-        return None, replies
-
-    async def ask(request: Request) -> Completion:
-        completion = await Metered(model, meter).complete(request)
-        reply = events.LlmAction(
-            text=completion.text,
-            prompt_tokens=completion.usage.prompt_tokens,
-            completion_tokens=completion.usage.completion_tokens,
-            seconds=None,
-            turn_class="unjudged",
-            lenient_ok=False,
-        )
-        replies.append(reply)
-        return completion
-
-    return await model.constraint(schema, ask), replies

@@ -22,11 +22,11 @@ from repo_agent.models.tokens import TokenCounter
 from repo_agent.protocols import protocol_named
 from repo_agent.rollout.contexts import Context, Contexts, contexts_of
 from repo_agent.rollout.episode import Outcome, end_of, guarded, put_away, workspace_of
-from repo_agent.rollout.live import check_served, constrained_by
 from repo_agent.rollout.meter import Budget, Meter, Metered
 from repo_agent.rollout.options import arm_name, check_model
 from repo_agent.rollout.record import adapter_keys, adapter_record, check_adapter
 from repo_agent.rollout.runner import Play, Watch, allow_files
+from repo_agent.rollout.served import prove_served
 from repo_agent.rollout.session import Session, carry_out
 from repo_agent.tasks import load_suite
 from repo_agent.tasks.task import Task
@@ -110,8 +110,7 @@ def run_replay(options: ReplayOptions, watch: Watch | None = None) -> dict[str, 
 
     async def begin() -> tuple[Play, Sequence[events.LlmAction]]:
         schema = shared.spec.protocol.schema(shared.spec.registry) if options.constrain else None
-        await check_served(options, model)
-        constraint, canary = await constrained_by(schema, model, meter)
+        constraint, canary = await prove_served(options, model, schema, meter)
         return _player(shared, constraint, model, meter, session.watch), canary
 
     result = carry_out(session, model, begin)
