@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from attacks import ATTACKS
 from forgeries import FORGERIES, GOOD, RAISES, TEST, UNITTEST, Forgery, forged
 
 from repo_agent.sandbox import canary
@@ -102,7 +105,18 @@ def test_a_class_that_the_task_lets_compare() -> None:
     program = (
         "class Money(int):\n    def __eq__(self, o):\n        return int(self) == o\ndef f(x):\n    return Money(x)\n"
     )
-    for comparing, outcome in ((frozenset({"Money"}), "passed"), (frozenset(), "tampered")):
+    for comparing, outcome in (
+        (frozenset({"m.py::Money"}), "passed"),
+        (frozenset({"other.py::Money"}), "tampered"),
+        (frozenset(), "tampered"),
+    ):
         job = TestJob(tests=("test_m.py",), pristine={"test_m.py": TEST}, comparing=comparing)
         with Workspace({"m.py": program}) as workspace:
             assert grade_now(workspace.root, job, canary.choose(unsafe_local=True)).outcome == outcome
+
+
+def test_the_threat_model_names_everything_that_is_tried() -> None:
+    page = (Path(__file__).parent.parent / "docs/threat-model.md").read_text()
+    rows = [row.split("|") for row in page.split("containment -->")[1].splitlines() if row.startswith("| ")]
+    named = [name.strip() for row in rows[1:] for name in row[2].split(";")]
+    assert sorted(named) == sorted([*ATTACKS, *FORGERIES])

@@ -223,10 +223,12 @@ def test_comparing_classes_are_those_that_decide_their_own_equality():
         "@dataclasses.dataclass(order=True)\nclass B:\n    n: int\ndef f():\n    class C:\n        __lt__ = None\n",
         "class Broken:\n    def __eq__(",
         b"class D:\n    def __eq__(self, o): ...",
+        "class F:\n    def __rsub__(self, o): ...\nclass G:\n    def __len__(self): ...\n",
     ]
-    assert comparing_classes(texts) == {"A", "B", "C"}
+    found = {"0.py::A", "1.py::B", "1.py::C", "4.py::F"}
+    assert comparing_classes((f"{number}.py", text) for number, text in enumerate(texts)) == found
     task = Task("a", "", {"a.py": texts[0]}, ("t.py",), fix={"a.py": "class E:\n    __contains__ = 1\n"})
-    assert test_job(task).comparing == {"A", "E"}
+    assert test_job(task).comparing == {"a.py::A", "a.py::E"}
 
 
 LOOP = "def {}(values):\n    total = 0\n    for value in values:\n        total += value * {}\n    return total\n"

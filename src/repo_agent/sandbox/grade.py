@@ -16,6 +16,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -24,8 +25,8 @@ from repo_agent.errors import InfraError
 from repo_agent.sandbox import supervise
 from repo_agent.sandbox.isolate import Interpreter, Isolation, Plan, interpreter, planned
 from repo_agent.sandbox.job import TestJob
-from repo_agent.sandbox.results import Grade, verdict
-from repo_agent.sandbox.workspace import regular_files
+from repo_agent.sandbox.results import Grade, counted, verdict
+from repo_agent.sandbox.workspace import Workspace, regular_files
 
 PYTEST_FILES = ("conftest.py", "pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml", "tox.ini", "setup.cfg")
 CONFIG_FILES = frozenset((*PYTEST_FILES, "pyproject.toml", "sitecustomize.py", "usercustomize.py"))
@@ -63,14 +64,40 @@ def grade_now(root: Path, job: TestJob, isolation: Isolation, cancel: threading.
         return Grade("failed", 0, 0, 0, None, "the workspace is too large to be tested")
     if any(len(os.fsencode(name)) > MOST_PATH_BYTES for name in files):
         return Grade("failed", 0, 0, 0, None, "a path in the workspace is too long to be tested")
+    cancel = cancel or threading.Event()
+    end, key, scratch = _run(files, job, isolation, cancel)
+    return verdict(job, end, key, scratch, lambda: _counted(job, isolation, cancel))
+
+
+def _run(
+    files: Mapping[str, bytes], job: TestJob, isolation: Isolation, cancel: threading.Event
+) -> tuple[supervise.End, bytes, str]:
+    """One contained run; how it ended, the key of its records, and the folder that it saw."""
     python, key = interpreter(job.python), secrets.token_bytes(32)
     with planned(isolation, python, job.bounds.disk_bytes) as plan, tempfile.TemporaryFile() as file:
         _write_job(file, files, _described(job, plan, files, key))
         try:
-            end = supervise.run(plan, _environment(plan, python), file, job.bounds, cancel or threading.Event())
+            return supervise.run(plan, _environment(plan, python), file, job.bounds, cancel), key, plan.scratch
         except OSError as error:
             raise InfraError("grade", f"cannot start {plan.command[0]}: {error}") from error
-        return verdict(job, end, key, plan.scratch)
+
+
+_COUNTS: dict[tuple[str, str], Mapping[str, int]] = {}
+
+
+def _counted(job: TestJob, isolation: Isolation, cancel: threading.Event) -> Mapping[str, int]:
+    """How many tests of each name the task has as it is given, collected once; empty where the job does not hold it."""
+    key = (job.task, isolation.name)
+    if not job.task:
+        return {}
+    if key not in _COUNTS:
+        collecting = replace(job, args=(*job.args, "--collect-only"))
+        with Workspace(job.original) as workspace:
+            end, mac, scratch = _run(dict(_files(workspace.root, job)), collecting, isolation, cancel)
+        if cancel.is_set():
+            return {}
+        _COUNTS[key] = counted(job, end, mac, scratch)
+    return _COUNTS[key]
 
 
 def _files(root: Path, job: TestJob) -> Iterator[tuple[str, bytes]]:

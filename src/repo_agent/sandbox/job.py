@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from repo_agent.sandbox.cases import Cases
 from repo_agent.sandbox.watch import Bounds
+from repo_agent.sandbox.workspace import Files
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,14 @@ class TestJob:
     """The interpreter that runs the tests; "" is ours."""
     pythonpath: tuple[str, ...] = ()
     """Folders of the workspace that imports are looked up in, after its root."""
+    task: str = ""
+    """What names the task among all others; "" where its tests cannot be counted beforehand."""
+    original: Files = field(default_factory=dict)
+    """The workspace as the task gives it: its tests are counted there."""
     own: frozenset[str] = frozenset()
     """Top-level module names that the task itself brings, though Python or pytest has them too."""
     comparing: frozenset[str] = frozenset()
-    """The task's classes that define comparisons: their `==` is believed."""
+    """The task's classes that define comparisons, as `path::Class`: their `==` is believed."""
     test_seconds: float = 3.0
     """Processor time of one test, and a quarter of its time on the clock; the first test that reaches either ends the
     session. Collecting has this for each file."""

@@ -8,7 +8,8 @@ import hashlib
 import hmac
 import json
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,8 +123,11 @@ def _clean(text: object, scratch: str) -> str:
     return re.sub(r"0x[0-9a-fA-F]{4,}", "0x…", plain).encode(errors="replace").decode()
 
 
-def verdict(job: TestJob, end: End, key: bytes, scratch: str) -> Grade:
-    """The grade of a run that has ended. Raises InfraError where it ended before any tested code ran."""
+def verdict(job: TestJob, end: End, key: bytes, scratch: str, counts: Callable[[], Mapping[str, int]]) -> Grade:
+    """The grade of a run that has ended. Raises InfraError where it ended before any tested code ran.
+
+    `counts` says how many tests of each name the task has; it is asked where all tests passed.
+    """
     results = Results(end.results, key, scratch, job.cases)
     if not results.ready:
         words = _clean(end.output, scratch).strip()[-500:]
@@ -131,7 +135,7 @@ def verdict(job: TestJob, end: End, key: bytes, scratch: str) -> Grade:
     if job.command:
         return _of_command(job, end, scratch)
     if results.good() and not results.tampered:
-        results.tampered = _doubt(job, results)
+        results.tampered = _doubt(job, results, counts)
     outcome = _outcome(results, end)
     passed, failed, skipped = (results.count(name) for name in ("passed", "failed", "skipped"))
     expected = None if results.errors or results.collected is None else len(results.collected)
@@ -139,17 +143,29 @@ def verdict(job: TestJob, end: End, key: bytes, scratch: str) -> Grade:
     return Grade(outcome, passed, failed, skipped, expected, "\n".join(map(_cut, lines)))
 
 
-def _doubt(job: TestJob, results: Results) -> str:
+def counted(job: TestJob, end: End, key: bytes, scratch: str) -> Mapping[str, int]:
+    """Of a run that only collects: how many tests of each name, parameters aside, the task's own files hold."""
+    results = Results(end.results, key, scratch)
+    return _counts(
+        name for name in results.collected or [] if name.partition("::")[0] in {**job.pristine, **job.hidden}
+    )
+
+
+def _counts(names: Iterable[str]) -> Counter[str]:
+    return Counter(re.sub(r"\[.*", "", name, flags=re.DOTALL) for name in names)
+
+
+def _doubt(job: TestJob, results: Results, counts: Callable[[], Mapping[str, int]]) -> str:
     """Why a run in which all tests passed is not believed; "" where it is."""
     if job.cases:
         return ""
     if not results.sentinel:
         return "a test that must fail did not fail"
-    if any(word.split("=")[0][:2] in ("-k", "-m", "-o") or word.startswith(SELECTING) for word in job.args):
-        return ""
-    have = {re.sub(r"\[.*", "", name, flags=re.DOTALL) for name in results.collected or []}
-    missing = [name for name in _expected(job) if name not in have]
-    return f"{missing[0]} was not run" if missing else ""
+    have, expected = _counts(results.collected or []), dict(counts())
+    if not any(word.split("=")[0][:2] in ("-k", "-m", "-o") or word.startswith(SELECTING) for word in job.args):
+        expected = dict.fromkeys(_expected(job), 1) | expected
+    missing = [name for name, count in expected.items() if have[name] < count]
+    return f"{missing[0]} was not run" + (" with all its parameters" if have[missing[0]] else "") if missing else ""
 
 
 def _expected(job: TestJob) -> Iterator[str]:

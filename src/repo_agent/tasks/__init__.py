@@ -73,11 +73,23 @@ def test_job(task: Task, isolated_io: bool = False) -> TestJob:
         python=task.python,
         pythonpath=task.pythonpath,
         cases=task.cases if isolated_io else None,
-        own=frozenset(part for name in task.files for part in PurePosixPath(name).with_suffix("").parts),
+        task=task.hash,
+        original=task.files,
+        own=_top_level_modules(task),
         comparing=task.comparing,
         test_seconds=task.test_seconds,
         bounds=Bounds(wall_seconds=task.wall_seconds, memory_bytes=task.memory_mb * 2**20),
     )
+
+
+def _top_level_modules(task: Task) -> frozenset[str]:
+    """Names by which the task's own Python files can be imported: from its root, the folders of its tests, and
+    those of `pythonpath`."""
+    python = [PurePosixPath(name) for name in task.files if name.endswith(".py")]
+    roots = {PurePosixPath("."), *map(PurePosixPath, task.pythonpath)}
+    roots |= {folder for name in task.put_back if name.endswith(".py") for folder in PurePosixPath(name).parents}
+    below = [path.relative_to(root) for root in roots for path in python if path.is_relative_to(root)]
+    return frozenset(path.with_suffix("").parts[0] for path in below)
 
 
 def _named(suite: Suite) -> Suite:

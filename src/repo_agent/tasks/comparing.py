@@ -1,4 +1,4 @@
-"""Which classes of a program compare by methods of their own: the grader trusts no other class's `==`."""
+"""Which classes of a program compare or calculate by methods of their own: the grader trusts no other class's `==`."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ import warnings
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
-METHODS = frozenset({"__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__contains__"})
+from repo_agent.sandbox.child.origin import METHODS
+
 MAKERS = frozenset({"dataclass", "attrs", "attr", "define", "frozen", "mutable", "total_ordering"})
 """Decorators that write such methods."""
 _HINT = re.compile("|".join([*METHODS, *MAKERS]))
 
 
-def comparing_classes(contents: Iterable[str | bytes]) -> frozenset[str]:
-    """Names of the classes in these files that define, or whose decorator makes, a method of comparison.
-
-    A file that is no Python has none.
-    """
-    texts = (content for content in contents if isinstance(content, str) and _HINT.search(content))
-    return frozenset().union(*map(_classes, texts))
+def comparing_classes(files: Iterable[tuple[str, str | bytes]]) -> frozenset[str]:
+    """`path::Class` of the classes in these files, given by path and content, that define, or whose decorator makes,
+    such a method. A file that is no Python has none."""
+    texts = ((path, content) for path, content in files if isinstance(content, str) and _HINT.search(content))
+    return frozenset(f"{path}::{name}" for path, text in texts for name in _classes(text))
 
 
 @lru_cache(maxsize=4096)  # tasks over one repository share most of their files

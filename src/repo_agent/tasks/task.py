@@ -91,8 +91,8 @@ class Task:
 
     @cached_property
     def comparing(self) -> frozenset[str]:
-        """Names of the classes that compare by methods of their own, in the files or in the fix."""
-        return comparing_classes([*self.files.values(), *(self.fix or {}).values()])
+        """`path::Class` of the classes that compare by methods of their own, in the files or in the fix."""
+        return comparing_classes([*self.files.items(), *(self.fix or {}).items()])
 
     @cached_property
     def hash(self) -> str:

@@ -1,195 +1,295 @@
-"""Comparisons in a test file that the tested code may not decide.
+"""Comparisons and calculations in the task's own files that the tested code may not decide.
 
-`assert f(x) == 3` proves nothing where `f` returns an object whose `__eq__` says yes to everything. So pytest, on
-rewriting a test file, wraps both sides of each comparison; unittest's assertions are wrapped likewise. Where one side
-brings a comparison of its own, the other does not, and the answer is yes, the run is stopped.
+`assert f(x) == 3` proves nothing where `f` returns an object whose `__eq__` says yes to everything. So every comparison
+in a test file, or in a module that the tests bring, is made here: once, after a look at the types of both sides. Where
+one side answers by methods of the model's own (origin.py), the other does not, and the answer is more than "not equal",
+the run is stopped. Calculations (`abs(f(x) - 3) < 0.1`), calls that compare (`np.allclose`, `list.index`), keys,
+`match` and unittest's assertions are held to the same.
 
-A class that the task itself lets compare is believed (`comparing`), and so are the code's own classes among themselves.
+Objects of the model's classes among themselves are believed, and so are classes that the task itself lets compare.
 """
 
 from __future__ import annotations
 
 import ast
 import functools
-import itertools
 import operator as operators
-import os
 import sys
+import threading
 from collections.abc import Callable, Collection, Mapping
-from types import BuiltinFunctionType, FunctionType, ModuleType
+from types import ModuleType
 from typing import Any
 
 import _pytest.assertion.rewrite
+import pytest
 
-COMPARISONS = ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__contains__")
-OPERATORS: Mapping[type[ast.cmpop], str] = {
-    ast.Eq: "__eq__",
-    ast.Lt: "__lt__",
-    ast.LtE: "__le__",
-    ast.Gt: "__gt__",
-    ast.GtE: "__ge__",
-    ast.In: "in",
-}
-"""A `!=` between strangers holds by itself, so it proves nothing."""
+from repo_agent.sandbox.child.origin import LEAVES, Origins, is_passed_over
+
 COMPARE: Mapping[str, Callable[[Any, Any], object]] = {
-    "__eq__": operators.eq,
-    "__lt__": operators.lt,
-    "__le__": operators.le,
-    "__gt__": operators.gt,
-    "__ge__": operators.ge,
-    "in": lambda part, whole: part in whole,
+    "Eq": operators.eq,
+    "NotEq": operators.ne,
+    "Lt": operators.lt,
+    "LtE": operators.le,
+    "Gt": operators.gt,
+    "GtE": operators.ge,
+    "In": lambda part, whole: part in whole,
+    "NotIn": lambda part, whole: part not in whole,
+    "Is": operators.is_,
+    "IsNot": operators.is_not,
 }
-ASSERTIONS = {
-    "assertEqual": "__eq__",
-    "assertAlmostEqual": "__eq__",
-    "assertIn": "in",
-    "assertLess": "__lt__",
-    "assertLessEqual": "__le__",
-    "assertGreater": "__gt__",
-    "assertGreaterEqual": "__ge__",
+PROVES_NOTHING = {"Eq": False, "In": False, "NotEq": True, "NotIn": True}
+"""The answer that strangers have by themselves."""
+CALCULATE: Mapping[str, tuple[Callable[[Any, Any], object], Callable[[Any, Any], object]]] = {
+    "Add": (operators.add, operators.iadd),
+    "Sub": (operators.sub, operators.isub),
+    "Mult": (operators.mul, operators.imul),
+    "MatMult": (operators.matmul, operators.imatmul),
+    "Div": (operators.truediv, operators.itruediv),
+    "FloorDiv": (operators.floordiv, operators.ifloordiv),
+    "Mod": (operators.mod, operators.imod),
+    "Pow": (operators.pow, operators.ipow),
+    "LShift": (operators.lshift, operators.ilshift),
+    "RShift": (operators.rshift, operators.irshift),
+    "BitAnd": (operators.and_, operators.iand),
+    "BitXor": (operators.xor, operators.ixor),
+    "BitOr": (operators.or_, operators.ior),
 }
-NAME, LEFT, RIGHT = "@repo_agent", "@left", "@right"
-"""No identifiers, so no source can name them."""
-PLAIN = frozenset({int, float, complex, str, bytes, bool, type(None), type, range, slice, FunctionType, ModuleType})
-CONTAINERS: tuple[Any, ...] = (list, tuple, set, frozenset, dict)
-MOST_ELEMENTS, MOST_DEPTH = 100_000, 8
-SLOTS = (type(object.__eq__), type(list.__contains__), BuiltinFunctionType)
-_mro: Callable[[type], tuple[type, ...]] = type.__dict__["__mro__"].__get__
-"""What a metaclass cannot change."""
+ASSERTIONS = (
+    *("Equal", "Equals", "AlmostEqual", "AlmostEquals", "In", "Less", "LessEqual", "Greater", "GreaterEqual"),
+    *("ListEqual", "TupleEqual", "SetEqual", "DictEqual", "SequenceEqual", "CountEqual", "MultiLineEqual"),
+    "DictContainsSubset",
+)
+CALLS = frozenset(
+    "eq ne lt le gt ge contains countOf indexOf sub __eq__ __ne__ __lt__ __le__ __gt__ __ge__ __contains__ __sub__ "
+    "index count remove isclose allclose array_equal array_equiv issubset issuperset isdisjoint".split()
+)
+ASSERTING, OF_MOCKS = "assert_", ("assert_called", "assert_has", "assert_any", "assert_not", "assert_awaited")
+SOURCE = "@repo_agent"
+"""No identifier, so no source can name it."""
 
 
 class Comparisons:
-    """Watches the comparisons of one run; `fail` does not return."""
+    """Makes the comparisons of one run; `fail` does not return."""
 
-    def __init__(
-        self, fail: Callable[[str], None], work: str, pristine: Collection[str], comparing: Collection[str]
-    ) -> None:
-        self._fail, self._work, self._pristine, self._comparing = fail, work, pristine, frozenset(comparing)
-        self._foreign: dict[type, bool] = {}
-        self._left: list[object] = []
-        self._both: tuple[object, object] = (self.left, self.right)
+    def __init__(self, fail: Callable[[str], None], origins: Origins) -> None:
+        self._fail, self._origins = fail, origins
+        self._local = _Stack()
+        self._any: object = None
+        names = ("compare", "link", "linked", "calculate", "change", "receiver", "arguments", "key", "subject", "own")
+        self._given: dict[str, object] = {f"@{name}": getattr(self, name) for name in names}
 
-    def install(self) -> None:
-        """Let pytest rewrite `a == b` of a test file as `left(a) == right(b, "__eq__")`; see `left` and `right`."""
+    def install(self, with_unittest: bool, watched: Collection[str]) -> None:
+        """Let pytest, on rewriting one of the files `watched`, put calls of ours in the place of comparisons."""
+        self._distrust(with_unittest)
         original = _pytest.assertion.rewrite.rewrite_asserts
-        module = ModuleType(NAME)
-        module.left, module.right = self.left, self.right  # type: ignore[attr-defined]
-        sys.modules[NAME] = module
+        module = ModuleType(SOURCE)
+        vars(module).update(self._given)
+        sys.modules[SOURCE] = module
 
-        def rewrite_asserts(tree: ast.Module, *args: Any, **kwargs: Any) -> None:
-            Operands().visit(tree)
-            tree.body[_first_statement(tree) : 0] = [
-                ast.ImportFrom(NAME, [ast.alias("left", LEFT), ast.alias("right", RIGHT)], 0)
-            ]
-            for node in ast.walk(tree):
-                if isinstance(node, (ast.expr, ast.stmt)) and not hasattr(node, "lineno"):
-                    node.lineno, node.col_offset = 1, 0
+        def rewrite_asserts(tree: ast.Module, source: bytes, path: str | None = None, *args: Any) -> None:
+            if path not in watched:
+                original(tree, source, path, *args)
+                return
+            Calls().visit(tree)
             ast.fix_missing_locations(tree)
-            original(tree, *args, **kwargs)
+            original(tree, source, path, *args)
+            Operators().visit(tree)
+            names = [ast.alias(name, None) for name in self._given]
+            tree.body[first_statement(tree) : 0] = [ast.ImportFrom(SOURCE, names, 0)]
+            ast.fix_missing_locations(tree)
 
         vars(_pytest.assertion.rewrite)["rewrite_asserts"] = rewrite_asserts
 
-    def wrap_assertions(self, case: type) -> None:
-        def wrapped(original: Any, operator: str) -> Any:
-            def method(test: Any, first: Any, second: Any, *args: Any, **kwargs: Any) -> Any:
-                self._pair(first, second, operator)
-                return original(test, first, second, *args, **kwargs)
+    def _distrust(self, with_unittest: bool) -> None:
+        self._origins.distrust(type(pytest.approx(1)).__mro__[-2])
+        if not with_unittest:
+            return
+        import unittest.mock
 
-            return functools.wraps(original)(method)
+        class Any_(type(unittest.mock.ANY)):  # type: ignore[misc]
+            """What a test means by mock.ANY; the original is what tested code can get."""
 
-        for name, operator in ASSERTIONS.items():
-            setattr(case, name, wrapped(getattr(case, name), operator))
+        self._any = Any_()
+        for name in (f"assert{one}" for one in ASSERTIONS):
+            if hasattr(unittest.TestCase, name):
+                setattr(unittest.TestCase, name, self._wrapped(getattr(unittest.TestCase, name)))
 
-    def left(self, value: object) -> object:
-        """Evaluated first: the left side of a comparison, as it is."""
-        self._left.append(value)
+    def _wrapped(self, original: Any) -> Any:
+        def method(test: Any, first: Any, second: Any, *args: Any, **kwargs: Any) -> Any:
+            unequal = self._differ(first, second)
+            result = original(test, first, second, *args, **kwargs)
+            if unequal:
+                self._stop()
+            return result
+
+        return functools.wraps(original)(method)
+
+    def compare(self, first: object, operator: str, second: object) -> object:
+        """One comparison, made once."""
+        if (type(first) in LEAVES and type(second) in LEAVES) or operator in ("Is", "IsNot"):
+            return COMPARE[operator](first, second)
+        unequal = self._differ(first, second)
+        answer = COMPARE[operator](first, second)
+        if unequal and answer is not PROVES_NOTHING.get(operator):
+            self._stop()
+        return answer
+
+    def link(self, first: object, operator: str, second: object) -> object:
+        """A comparison that goes on, as in `a < b < c`; its right side is the left one of the next."""
+        answer = self.compare(first, operator, second)
+        if answer:
+            self._local.stack.append(second)
+            return True
+        return answer
+
+    def linked(self) -> object:
+        return self._local.stack.pop()
+
+    def calculate(self, first: object, operator: str, second: object) -> object:
+        return self._calculated(first, operator, second, 0)
+
+    def change(self, first: object, operator: str, second: object) -> object:
+        """`first -= second` and the like."""
+        return self._calculated(first, operator, second, 1)
+
+    def _calculated(self, first: object, operator: str, second: object, form: int) -> object:
+        make = CALCULATE[operator][form]
+        text = operator == "Mod" and type(first) in (str, bytes)
+        if text or (type(first) in LEAVES and type(second) in LEAVES):
+            return make(first, second)
+        unequal = operator not in ("Add", "Mult") and self._differ(first, second)
+        if unequal:
+            self._stop()
+        return make(first, second)
+
+    def receiver(self, value: object) -> object:
+        """What a method is called of, or a key is looked up in; `arguments` or `key` follows at once."""
+        self._local.stack.append(value)
         return value
 
-    def right(self, value: object, operator: str) -> object:
-        """Evaluated second: the right side, as it is, after a look at both."""
-        if self._left:
-            self._pair(self._left.pop(), value, operator)
+    def arguments(self, has_receiver: bool, *values: object) -> tuple[object, ...]:
+        """The arguments of a call that compares."""
+        together = (self._local.stack.pop(), *values) if has_receiver else values
+        data = [value for value in together if not is_passed_over(type(value))]
+        foreign = [self._origins.is_foreign(value) for value in data]
+        if any(foreign) and not all(foreign):
+            self._stop()
+        return values
+
+    def key(self, value: object) -> object:
+        holder = self._local.stack.pop()
+        if type(value) not in LEAVES and type(holder) is dict and self._differ(value, holder):
+            self._stop()
         return value
 
-    def _pair(self, first: object, second: object, operator: str) -> None:
-        """Fail where one side decides for itself how it compares, the other does not, and the answer is yes."""
-        if type(first) in PLAIN and type(second) in PLAIN:
-            return
-        if self._is_foreign(first) == self._is_foreign(second):
-            return
-        try:
-            answer = COMPARE[operator](first, second)
-        except Exception:
-            return
-        if answer is True or (
-            answer and type(answer) not in (bool, *CONTAINERS) and self._type_is_foreign(type(answer))
-        ):
-            self._fail(f"a returned value has a {operator} of its own")
+    def subject(self, value: object) -> object:
+        """What a `match` with constants looks at."""
+        if self._origins.is_foreign(value):
+            self._stop()
+        return value
 
-    def _is_foreign(self, value: object, depth: int = MOST_DEPTH) -> bool:
-        """Whether comparisons of the value, or of what it contains, run the tested code's own methods."""
-        kind = type(value)
-        if kind in PLAIN:
-            return False
-        if self._type_is_foreign(kind):
-            return True
-        container: Any = next((base for base in CONTAINERS if base in _mro(kind)), None)
-        if container is None or depth == 0:
-            return False
-        elements = itertools.islice(container.__iter__(value), MOST_ELEMENTS)
-        if any(self._is_foreign(element, depth - 1) for element in elements):
-            return True
-        mapping: Any = value
-        return container is dict and any(self._is_foreign(entry, depth - 1) for entry in dict.values(mapping))
+    def own(self, value: object) -> object:
+        """mock.ANY or approx in a test: what the test means by it, and nobody else has."""
+        if self._any is not None and type(value) is type(self._any).__mro__[1]:
+            value = self._any
+        self._origins.own(value)
+        return value
 
-    def _type_is_foreign(self, kind: type) -> bool:
-        known = self._foreign.get(kind)
-        if known is None:
-            known = self._foreign[kind] = any(self._compares_itself(owner) for owner in _mro(kind))
-        return known
+    def _differ(self, first: object, second: object) -> bool:
+        """Whether one side alone answers by methods of the model's own."""
+        return self._origins.is_foreign(first) != self._origins.is_foreign(second)
 
-    def _compares_itself(self, owner: type) -> bool:
-        """Whether a class brings a comparison that neither Python, a library nor the task's own classes had."""
-        methods = [vars(owner)[name] for name in COMPARISONS if name in vars(owner)]
-        if owner.__name__ in self._comparing:
-            return False
-        for method in methods:
-            if isinstance(method, FunctionType):
-                name = method.__code__.co_filename
-                if name not in self._pristine and (name.startswith(self._work) or not os.path.isfile(name)):
-                    return True
-            elif method is not None and not isinstance(method, SLOTS):
-                module = sys.modules.get(owner.__module__)
-                if getattr(module, owner.__name__, None) is not owner or self._is_ours(module):
-                    return True
-        return False
-
-    def _is_ours(self, module: ModuleType | None) -> bool:
-        return str(getattr(module, "__file__", None) or "").startswith(self._work)
+    def _stop(self) -> None:
+        self._fail("a returned value decides for itself what it equals")
 
     def replaced_in(self, space: Mapping[str, object]) -> bool:
-        """Whether a test module no longer holds the wrappers that it was given."""
-        return LEFT in space and (space[LEFT], space[RIGHT]) != self._both
+        """Whether a test module no longer holds what it was given."""
+        return "@compare" in space and any(space.get(name) != value for name, value in self._given.items())
+
+    def gives(self, name: str) -> bool:
+        return name in self._given
 
 
-class Operands(ast.NodeTransformer):
-    """Wraps both sides of every comparison of two values; identity and chains stay as they are."""
+class _Stack(threading.local):
+    """Values on their way from one call to the next, of one thread."""
 
-    def visit_Compare(self, node: ast.Compare) -> ast.Compare:
+    def __init__(self) -> None:
+        self.stack: list[object] = []
+
+
+class Operators(ast.NodeTransformer):
+    """Puts the methods of `Comparisons` in the place of comparisons and calculations, once pytest has rewritten."""
+
+    def visit_Compare(self, node: ast.Compare) -> ast.expr:
         self.generic_visit(node)
-        operator = OPERATORS.get(type(node.ops[0]))
-        named = any(isinstance(part, ast.NamedExpr) for part in ast.walk(node))
-        if len(node.ops) == 1 and operator and not named:
-            node.left = _call(LEFT, node.left)
-            node.comparators = [_call(RIGHT, node.comparators[0], ast.Constant(operator))]
+        parts: list[ast.expr] = []
+        left = node.left
+        for number, (operator, right) in enumerate(zip(node.ops, node.comparators, strict=True), 1):
+            name = "@compare" if number == len(node.ops) else "@link"
+            parts.append(_call(name, left, ast.Constant(type(operator).__name__), right))
+            left = _call("@linked")
+        whole = parts[0] if len(parts) == 1 else ast.BoolOp(ast.And(), parts)
+        return ast.copy_location(whole, node)
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
+        self.generic_visit(node)
+        made = _call("@calculate", node.left, ast.Constant(type(node.op).__name__), node.right)
+        return ast.copy_location(made, node)
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> ast.stmt:
+        self.generic_visit(node)
+        if not isinstance(node.target, ast.Name):
+            return node
+        operator = ast.Constant(type(node.op).__name__)
+        value = _call("@change", ast.Name(node.target.id, ast.Load()), operator, node.value)
+        return ast.copy_location(ast.Assign([node.target], value), node)
+
+
+class Calls(ast.NodeTransformer):
+    """Wraps what else compares, as it is written: calls by their names, keys, `match`; and marks what tests bring."""
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        self.generic_visit(node)
+        name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        if name == "approx":
+            return ast.copy_location(_call("@own", node), node)
+        asserting = name.startswith(ASSERTING) and not name.startswith(OF_MOCKS)
+        if (name in CALLS or asserting) and node.args:
+            method = isinstance(node.func, ast.Attribute)
+            if isinstance(node.func, ast.Attribute):
+                node.func.value = _call("@receiver", node.func.value)
+            node.args = [ast.Starred(_call("@arguments", ast.Constant(method), *node.args), ast.Load())]
+        return node
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
+        self.generic_visit(node)
+        if isinstance(node.ctx, ast.Load) and not isinstance(node.slice, (ast.Constant, ast.Slice, ast.Tuple)):
+            node.value, node.slice = _call("@receiver", node.value), _call("@key", node.slice)
+        return node
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return _own(node) if node.id == "ANY" else node
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
+        self.generic_visit(node)
+        return _own(node) if node.attr == "ANY" else node
+
+    def visit_Match(self, node: ast.Match) -> ast.stmt:
+        self.generic_visit(node)
+        if any(isinstance(part, ast.MatchValue) for case in node.cases for part in ast.walk(case.pattern)):
+            node.subject = _call("@subject", node.subject)
         return node
 
 
-def _call(name: str, value: ast.expr, *more: ast.expr) -> ast.Call:
-    return ast.copy_location(ast.Call(ast.Name(name, ast.Load()), [value, *more], []), value)
+def _own(node: ast.Name | ast.Attribute) -> ast.expr:
+    return ast.copy_location(_call("@own", node), node) if isinstance(node.ctx, ast.Load) else node
 
 
-def _first_statement(tree: ast.Module) -> int:
+def _call(name: str, *values: ast.expr) -> ast.Call:
+    return ast.Call(ast.Name(name, ast.Load()), list(values), [])
+
+
+def first_statement(tree: ast.Module) -> int:
     """Where an import may go: after the docstring and `from __future__ import`."""
     at = 0
     for number, statement in enumerate(tree.body):

@@ -36,12 +36,13 @@ def prepare(job: dict[str, Any], channel: Channel, work: str) -> Callable[[], No
     sentinel = os.path.join(job["scratch"], "sentinel", f"test_{os.urandom(8).hex()}.py")
     with open(sentinel, "x") as file:
         file.write(SENTINEL)
-    watch = guard.Guard(channel, work, job["pristine"], job["own"], job["comparing"])
+    watch = guard.Guard(channel, work, job)
     reporter = Reporter(channel, watch, sentinel, job)
-    watch.install(with_unittest=job["unittest"], more=(Reporter, Channel, Clock))
+    watch.install(more=(Reporter, Channel, Clock))
 
     def run() -> None:
         silence()
+        watch.begin()
         pytest.main(arguments(job, work), plugins=[reporter])
         reporter.end()
 
@@ -71,7 +72,7 @@ class Reporter:
         self.inside = job["scratch"] if job["filters"] else ""
         self.hides = not job["read"]
         self.running = ""
-        self.outcome, self.message = "", ""
+        self.reports: list[tuple[str, str]] = []
         self.sentinel_held = False
         self.config: pytest.Config | None = None
         self._clock = Clock(self.timed_out)
@@ -118,7 +119,7 @@ class Reporter:
         items.append(pytest.Function.from_parent(module, name="test_sentinel"))
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        self.watch.note_items(session.items)
+        self.watch.note_items(session)
         self.channel.write("collected", ids=[item.nodeid for item in session.items if not self.is_sentinel(item)])
 
     def pytest_exception_interact(self, node: pytest.Item | pytest.Collector, call: pytest.CallInfo[Any]) -> None:
@@ -136,17 +137,19 @@ class Reporter:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
-        self.outcome, self.message = "", ""
-        self.watch.check_item(item)
+        self.reports = []
+        self.watch.check_item(item, self)
         self.arm(self.seconds, item.nodeid)
         result = yield
         self.arm(0)
-        self.watch.check_item(item)
-        outcome = self.outcome or "failed"
+        self.watch.check_item(item, self)
+        failures = [message for outcome, message in self.reports if outcome == "failed"]
+        outcome = "failed" if failures or not self.reports else self.reports[-1][0]
+        message = next(filter(None, failures), "")
         if self.is_sentinel(item):
-            self.sentinel_held = outcome == "failed" and self.message.startswith("AssertionError")
+            self.sentinel_held = outcome == "failed" and message.startswith("AssertionError")
         else:
-            self.channel.write("test", id=item.nodeid, outcome=outcome, message=self.message)
+            self.channel.write("test", id=item.nodeid, outcome=outcome, message=message)
         return result
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -157,11 +160,12 @@ class Reporter:
         by_code = call.excinfo is not None and self.watch.raised_by_code(call.excinfo.tb)
         report = yield
         if report.skipped and by_code:
-            self.outcome, self.message = "failed", "skipped by the code under test"
-        if self.outcome != "failed" and (report.when == "call" or not report.passed):
-            self.outcome = report.outcome
-        if report.failed:
-            self.message = self.message or (self.reason(call.excinfo.value) if call.excinfo else str(report.longrepr))
+            self.reports.append(("failed", "skipped by the code under test"))
+        elif report.failed:
+            said = self.reason(call.excinfo.value) if call.excinfo else str(report.longrepr)
+            self.reports.append(("failed", said))
+        elif report.when == "call" or not report.passed:
+            self.reports.append((report.outcome, ""))
         return report
 
     def reason(self, error: BaseException) -> str:

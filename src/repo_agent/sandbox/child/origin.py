@@ -1,0 +1,176 @@
+"""Whose code a value runs when it is compared or calculated with: Python's and a library's, the task's, or the model's.
+
+A class is taken for a library's by its code: each method must be what the file that it names compiles to. Names of
+files, modules and classes prove nothing, since tested code can choose them.
+"""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import gc
+import os
+import sys
+import types
+import weakref
+from collections.abc import Callable, Collection
+from typing import Any
+
+COMPARISONS = ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__contains__")
+_BINARY = "add sub mul matmul truediv floordiv mod divmod pow lshift rshift and xor or".split()
+_CALCULATIONS = [f"__{side}{name}__" for name in _BINARY for side in ("", "r", "i")]
+METHODS = frozenset((*COMPARISONS, *_CALCULATIONS, "__array_ufunc__", "__array_function__"))
+"""What lets an object answer for itself, whatever stands on the other side."""
+LEAVES: frozenset[type] = frozenset(
+    {int, float, complex, str, bytes, bytearray, bool, type(None), range, types.EllipsisType, decimal.Decimal}
+    | {datetime.date, datetime.datetime, datetime.timedelta}
+)
+"""Exact types that hold no other object."""
+CONTAINERS = frozenset({list, tuple, set, frozenset})
+PASSED_OVER = frozenset({type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType})
+"""Types, metaclasses aside, of what is no data."""
+PROXIES = (weakref.ProxyType, weakref.CallableProxyType)
+SLOTS: tuple[Any, ...] = (type(object.__eq__), type(vars(dict)["__contains__"]))
+MOST_ELEMENTS = 1_000_000
+_mro: Callable[[type], tuple[type, ...]] = type.__dict__["__mro__"].__get__
+"""What a metaclass cannot change."""
+FOREIGN, INNER, PLAIN = "foreign", "inner", "plain"
+"""Of a class: the model's own comparison; a library's, whose elements decide; none, or the task's."""
+
+
+class _Nothing:
+    """Equals itself alone."""
+
+
+class Origins:
+    """Paths in `pristine` are absolute; `comparing` holds `path::Class` of the task's classes, relative to `work`."""
+
+    def __init__(self, work: str, pristine: Collection[str], comparing: Collection[str]) -> None:
+        self._work, self._pristine, self._comparing = work, frozenset(pristine), frozenset(comparing)
+        self._kinds: dict[type, str] = dict.fromkeys(CONTAINERS, INNER)
+        self._noted: set[types.CodeType] = set()
+        self._files: dict[str, set[types.CodeType]] = {}
+        self._approx: type | None = None
+        self._owned: dict[int, object] = {}
+
+    def distrust(self, approx: type) -> None:
+        """Of this class no object is believed that comes from no test."""
+        self._approx = approx
+
+    def own(self, value: object) -> None:
+        """A test made this value."""
+        self._owned[id(value)] = value
+
+    def note(self, code: types.CodeType) -> None:
+        """Code of the task's own files, with all that it holds."""
+        self._noted.add(code)
+        for constant in code.co_consts:
+            if isinstance(constant, types.CodeType):
+                self.note(constant)
+
+    def has(self, code: object) -> bool:
+        """Whether code is of the task's own files."""
+        return isinstance(code, types.CodeType) and code in self._noted
+
+    def is_library(self, code: object) -> bool:
+        """Whether code is what its file, outside of the workspace, compiles to."""
+        if not isinstance(code, types.CodeType):
+            return False
+        path = code.co_filename
+        if path.startswith("<frozen ") and path.endswith(">"):
+            path = os.path.join(os.path.dirname(os.__file__), *path[8:-1].split(".")) + ".py"
+        if path.startswith(self._work):
+            return False
+        if path not in self._files:
+            self._files[path] = _compiled(path)
+        return code in self._files[path]
+
+    def is_foreign(self, value: object) -> bool:
+        """Whether the value, or anything in it that its comparison asks, answers by the model's own methods."""
+        # A class may change between two questions, so what it was is known only while one is answered.
+        waiting, seen, elements, kinds = [value], set[int](), 0, dict(self._kinds)
+        while waiting:
+            value = waiting.pop()
+            kind = type(value)
+            if kind in LEAVES or is_passed_over(kind) or id(value) in seen:
+                continue
+            seen.add(id(value))
+            if kind not in kinds:
+                kinds[kind] = self._judged(kind)
+            if kinds[kind] == FOREIGN or self._equals_others(value, kind):
+                return True
+            if kinds[kind] == PLAIN:
+                continue
+            inside: list[Any] = _elements(value, kind)
+            elements += len(inside)
+            if elements > MOST_ELEMENTS:
+                return False
+            if not {*map(type, inside)} <= LEAVES:
+                waiting += inside
+        return False
+
+    def _equals_others(self, value: object, kind: type) -> bool:
+        """A proxy, or what equals any object, such as mock.ANY, and comes from no test."""
+        if kind in PROXIES:
+            return True
+        if id(value) in self._owned:
+            return False
+        if self._approx is not None and self._approx in _mro(kind):
+            return True
+        equal = next((vars(owner)["__eq__"] for owner in _mro(kind) if "__eq__" in vars(owner)), None)
+        if type(equal) is not types.FunctionType or not self.is_library(equal.__code__):
+            return False
+        try:
+            return equal(value, _Nothing()) is True
+        except Exception:
+            return False
+
+    def _judged(self, kind: type) -> str:
+        owners = [owner for owner in _mro(kind) if owner is not object]
+        methods = [(owner, name, vars(owner)[name]) for owner in owners for name in METHODS if name in vars(owner)]
+        if any(not self._is_trusted(kind, *method) for method in methods):
+            return FOREIGN
+        return INNER if methods else PLAIN
+
+    def _is_trusted(self, kind: type, owner: type, name: str, method: Any) -> bool:
+        if method is None or self._is_tasks(owner):
+            return True
+        if isinstance(method, SLOTS):
+            return method.__name__ == name and method.__objclass__ in _mro(kind)
+        code = getattr(method, "__code__", None)
+        return type(method) is types.FunctionType and (self.has(code) or self.is_library(code))
+
+    def _is_tasks(self, owner: type) -> bool:
+        """Whether a class is one that the task's own files, or its fix, let compare; by file and name."""
+        module = sys.modules.get(owner.__module__)
+        path = str(getattr(module, "__file__", None) or "")
+        return path.startswith(self._work) and f"{path[len(self._work) :]}::{owner.__name__}" in self._comparing
+
+
+def is_passed_over(kind: type) -> bool:
+    """Whether a value of this type is a class, a module or a function, which are no data."""
+    return kind in PASSED_OVER or type in _mro(kind)
+
+
+def _elements(value: Any, kind: type) -> list[Any]:
+    if kind in CONTAINERS:
+        return list(value)
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and getattr(numpy, "ndarray", None) in _mro(kind):
+        return list(value.flat) if value.dtype.hasobject else []
+    return gc.get_referents(value)
+
+
+def _compiled(path: str) -> set[types.CodeType]:
+    """Every code object that a source file holds; none where it cannot be read."""
+    found: set[types.CodeType] = set()
+    try:
+        with open(path, "rb") as file:
+            waiting = [compile(file.read(), path, "exec", dont_inherit=True)]
+    except (OSError, SyntaxError, ValueError):
+        return found
+    while waiting:
+        code = waiting.pop()
+        found.add(code)
+        waiting += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    return found

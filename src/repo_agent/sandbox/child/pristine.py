@@ -1,0 +1,227 @@
+"""The task's own files while its tests run: loaded as they were given, and their modules hold what their source put in.
+
+A file that was changed on disk, a module that another stands in for, a name that tested code put into a test module or
+took the place of there: each makes a run `tampered`.
+"""
+
+from __future__ import annotations
+
+import ast
+import dis
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import _pytest.assertion.rewrite as rewrite
+
+from repo_agent.sandbox.child.origin import Origins, is_passed_over
+
+OF_MODULES = frozenset(
+    "__name__ __doc__ __package__ __loader__ __spec__ __path__ __file__ __cached__ __builtins__ __annotations__ "
+    "__warningregistry__ __annotate__ __annotate_func__ __conditional_annotations__".split()
+)
+OF_PYTEST = frozenset({"@py_builtins", "@pytest_ar", "__pytest_setup_module", "__pytest_setup_function"})
+
+
+class Pristine:
+    """`names` are relative to `work`, which ends in a separator; `fail` does not return."""
+
+    def __init__(self, work: str, names: Collection[str], origins: Origins, fail: Callable[[str], None]) -> None:
+        self._work, self._origins, self._fail = work, origins, fail
+        self._hashes = {work + name: _hash(work + name) for name in names}
+        self._stems = {os.path.splitext(os.path.basename(name))[0] for name in names if name.endswith(".py")}
+        self._trees = {path: _tree(path) for path in self._hashes if path.endswith(".py")}
+        self._text = "\n".join(_text(path) for path in self._hashes)
+        self._loaded: dict[ModuleType, dict[str, object]] = {}
+        self._names: dict[ModuleType, frozenset[str]] = {}
+        self._given: Callable[[str], bool] = lambda name: False
+        self._getcwd = os.getcwd
+
+    def imported(self) -> Iterator[tuple[str, bool]]:
+        """Modules that these files import from elsewhere, and whether that is as they load; `np.testing` is one too."""
+        for tree in self._trees.values():
+            top = set(_top_level(tree))
+            inside = {
+                (a.value.id, a.attr)
+                for a in ast.walk(tree)
+                if isinstance(a, ast.Attribute) and isinstance(a.value, ast.Name)
+            }
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Import):
+                    for alias in node.names:
+                        yield alias.name, node in top
+                        below = [part for name, part in inside if name == (alias.asname or alias.name)]
+                        yield from ((f"{alias.name}.{part}", node in top) for part in sorted(below))
+                elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                    yield node.module, node in top
+
+    def install(self, given: Callable[[str], bool]) -> None:
+        """Let pytest load these files, helpers too, from the source that was given; `given` are names of ours."""
+        self._given = given
+        hook: Any = rewrite.AssertionRewritingHook
+        bails, should, execute = hook._early_rewrite_bailout, hook._should_rewrite, hook.exec_module
+        rewritten = rewrite._rewrite_test
+
+        def _early_rewrite_bailout(hook: Any, name: str, state: Any) -> bool:
+            return (
+                name.rpartition(".")[2] not in self._stems
+                and "__init__" not in self._stems
+                and bails(hook, name, state)
+            )
+
+        def _should_rewrite(hook: Any, name: str, path: str, state: Any) -> bool:
+            return path in self._hashes or should(hook, name, path, state)
+
+        def exec_module(hook: Any, module: ModuleType) -> None:
+            execute(hook, module)
+            self._note(module)
+
+        def _rewrite_test(path: Path, config: Any) -> Any:
+            self._check_file(str(path))
+            result = rewritten(path, config)
+            self._check_file(str(path))
+            if str(path) in self._hashes:
+                self._origins.note(result[1])
+            return result
+
+        for function in (_early_rewrite_bailout, _should_rewrite, exec_module):
+            setattr(hook, function.__name__, function)
+        vars(rewrite).update(_rewrite_test=_rewrite_test, _read_pyc=lambda *_: None)
+
+    def defines(self, path: str, name: str) -> bool:
+        """Whether a file of the task's defines a function or class of this name at its top."""
+        tree = self._trees.get(path)
+        kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+        return tree is not None and any(isinstance(node, kinds) and node.name == name for node in _top_level(tree))
+
+    def check_files(self) -> None:
+        for path in self._hashes:
+            self._check_file(path)
+
+    def check_folder(self) -> None:
+        """The working folder is where it was, unless these files change it themselves."""
+        if "chdir" not in self._text and self._folder() != self._work.rstrip(os.sep):
+            self._fail("the working folder was changed")
+
+    def check_modules(self) -> None:
+        """Modules hold the functions, classes and modules that they held once loaded, and no new name."""
+        for module, before in self._loaded.items():
+            space = vars(module)
+            for name, value in before.items():
+                now = space.get(name)
+                if now is not value and is_passed_over(type(value)) and not self.is_own(now, name):
+                    self._fail(f"{name} of {module.__name__} was replaced")
+            for name in space.keys() - before.keys():
+                self._check_name(module, name)
+
+    def _folder(self) -> str:
+        try:
+            return self._getcwd()
+        except OSError:
+            return ""
+
+    def _check_file(self, path: str) -> None:
+        if path in self._hashes and _hash(path) != self._hashes[path]:
+            self._fail(f"{path[len(self._work) :]} was changed while the tests ran")
+
+    def _note(self, module: ModuleType) -> None:
+        path = str(getattr(module.__spec__, "origin", ""))
+        tree = self._trees.get(path)
+        if tree is None:
+            return
+        stars = any(isinstance(node, ast.ImportFrom) and node.names[0].name == "*" for node in ast.walk(tree))
+        self._names[module] = frozenset(_stored(compile(tree, path, "exec", dont_inherit=True)))
+        for name in vars(module) if not stars else ():
+            self._check_name(module, name)
+        self._check_imports(module, tree)
+        self._loaded[module] = dict(vars(module))
+
+    def _check_name(self, module: ModuleType, name: str) -> None:
+        """A name that is in a module comes from its source, or is a module below it."""
+        below = sys.modules.get(f"{module.__name__}.{name}")
+        known = name in self._names[module] or name in OF_MODULES or name in OF_PYTEST or self._given(name)
+        if not known and vars(module)[name] is not below:
+            self._fail(f"{name} was put into {module.__name__}")
+
+    def _check_imports(self, module: ModuleType, tree: ast.Module) -> None:
+        """What an import statement bound, and nothing else did, is what was imported."""
+        bound = [name for node in ast.walk(tree) for name in _bound(node)]
+        for node in _top_level(tree):
+            if not isinstance(node, (ast.Import, ast.ImportFrom)):
+                continue
+            for alias in node.names:
+                name = alias.asname or alias.name.split(".")[0]
+                if alias.name == "*" or bound.count(name) != 1:
+                    continue
+                if isinstance(node, ast.Import):
+                    there = sys.modules.get(alias.name if alias.asname else name)
+                elif node.level or node.module is None:
+                    continue
+                else:
+                    place = sys.modules.get(node.module)
+                    if str(getattr(place, "__file__", None) or "").startswith(self._work):
+                        continue
+                    there = vars(place).get(alias.name) if place is not None else None
+                if there is not None and vars(module).get(name) is not there:
+                    self._fail(f"{name} of {module.__name__} is not what it imports")
+
+    def is_own(self, value: object, name: str) -> bool:
+        """Whether these files put a value in the place of `name`: by a function of their own, or by patching it."""
+        function = getattr(value, "__func__", value) if type(value) is MethodType else value
+        if isinstance(function, FunctionType) and self._origins.has(function.__code__):
+            return True
+        patches = "patch" in self._text or "setattr" in self._text
+        return patches and re.search(rf"""["'.]{re.escape(name)}["']""", self._text) is not None
+
+
+def _hash(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.blake2b(file.read()).digest()
+    except OSError:
+        return b""
+
+
+def _text(path: str) -> str:
+    with open(path, "rb") as file:
+        return file.read().decode(errors="replace")
+
+
+def _tree(path: str) -> ast.Module:
+    """What a file holds; nothing where it is no Python."""
+    try:
+        return ast.parse(_text(path))
+    except (SyntaxError, ValueError, RecursionError):
+        return ast.Module([], [])
+
+
+def _top_level(tree: ast.AST) -> Iterator[ast.AST]:
+    """Statements of a module that run as it loads, those in `if`, `try` and `with` too."""
+    for node in ast.iter_child_nodes(tree):
+        if not isinstance(node, ast.expr):
+            yield node
+            if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                yield from _top_level(node)
+
+
+def _bound(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+        yield from (alias.asname or alias.name.split(".")[0] for alias in node.names)
+    elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        yield node.name
+    elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+        yield node.id
+
+
+def _stored(code: CodeType, outer: bool = True) -> Iterator[str]:
+    """Names that a module's code binds in the module."""
+    operations = ("STORE_NAME", "STORE_GLOBAL") if outer else ("STORE_GLOBAL",)
+    yield from (part.argval for part in dis.get_instructions(code) if part.opname in operations)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _stored(constant, outer=False)
