@@ -18,9 +18,10 @@ from repo_agent.train.together_client import Client, Unsure
 from repo_agent.train.together_job import Job, JobFolder
 
 EVENTS, METRICS = "events.jsonl", "metrics.jsonl"
-_GOES_ON = frozenset("pending queued running compressing uploading cancel_requested".split())
+_WAITING = frozenset("pending queued running compressing uploading cancel_requested".split())
 _TOLERATED = 40
 """Failed looks in a row, each of several tries, before this gives up. The job does not notice."""
+_AGAIN = "the same command with --resume follows it, with --cancel ends it"
 STEP, LOSS = "train/global_step", "train/loss"
 Say = Callable[[str], None]
 
@@ -54,14 +55,14 @@ class Follower:
                 except Unsure as error:
                     failed += 1
                     if failed > _TOLERATED:
-                        raise InfraError(error.stage, f"{error.cause}; {self._goes_on()}") from None
+                        raise InfraError(error.stage, f"{error.cause}; {self._runs()}; {_AGAIN}") from None
                 else:
                     failed = 0
                     if self._ended(found):
                         return found
                 time.sleep(pause)
         except KeyboardInterrupt:
-            raise Stopped(self._goes_on(), 130) from None
+            raise Stopped(self._runs(), 130, _AGAIN) from None
 
     def look(self) -> Any:
         """The job as it is now, with what is new about it told and kept."""
@@ -132,8 +133,8 @@ class Follower:
                 raise UserError(f"the job failed: {said}", str(self.job.job_id), remedy)
             raise InfraError("together", f"job {self.job.job_id} failed: {said}. {remedy}")
         if status == "cancelled":
-            raise Stopped(f"job {self.job.job_id} was cancelled; remove {self.folder.path} to start another", 3)
-        if status not in _GOES_ON and status not in self._unknown:
+            raise Stopped(f"job {self.job.job_id} was cancelled", 3, f"remove {self.folder.path} to start another")
+        if status not in _WAITING and status not in self._unknown:
             self._unknown.add(str(status))
             self.say(f"{status!r} is a state that this version does not know: still waiting")
         return False
@@ -142,11 +143,8 @@ class Follower:
         events = self.folder.lines(EVENTS)
         return [event for event in events if "error" in f"{event.get('type')} {event.get('level')}".casefold()][-3:]
 
-    def _goes_on(self) -> str:
-        return (
-            f"job {self.job.job_id} keeps running at Together and is billed; the same command with --resume follows it,"
-            " with --cancel ends it"
-        )
+    def _runs(self) -> str:
+        return f"job {self.job.job_id} keeps running at Together and is billed"
 
 
 def _identity(event: dict[str, Any]) -> tuple[Any, ...]:

@@ -17,7 +17,7 @@ from repo_agent.train.together_job import Job, JobFolder
 Ask = Callable[[str], bool]
 """Put a question to the user; whether the answer is yes."""
 _WHERE = "--backend together"
-_AGAIN = "the file is uploaded: the same command with --resume goes on"
+_AGAIN = "the file is uploaded: the same command with --resume continues"
 
 
 def approve(client: Client, folder: JobFolder, job: Job, settings: TogetherConfig, ask: Ask | None, say: Say) -> None:
@@ -46,7 +46,7 @@ def approve(client: Client, folder: JobFolder, job: Job, settings: TogetherConfi
         if ask is None:
             raise UserError("nobody is there to agree to the price", _WHERE, f"Add --yes; {_AGAIN}")
         if not ask(question):
-            raise Stopped(f"no job was created; {_AGAIN}", 3)
+            raise Stopped("no job was created", 3, _AGAIN)
 
 
 def _estimate(client: Client, job: Job) -> Any:
