@@ -2,8 +2,8 @@
 
 `recommended` goes by the size of the base and the number of steps. Sources: "LoRA Without Regret" (Thinking Machines,
 2025: about 10 times the rate of full fine-tuning, 15 times in runs of under 100 steps, little influence of the rank,
-less tolerance for large batches), the sweep of tinker-cookbook (3e-4 to 1e-3 for 4B to 32B), and our own on
-SmolLM2-135M (docs/real-model.md). `plan` is the plan of the experiment that this package was made after.
+less tolerance for large batches), the sweep of tinker-cookbook (3e-4 to 1e-3 for 4B to 32B), and three runs on
+SmolLM2-135M (see `MOVES`). `plan` is the plan of the experiment that this package was made after.
 """
 
 from __future__ import annotations
