@@ -88,9 +88,12 @@ def warnings(config: TrainConfig, parameters: int | None, count: int) -> list[st
             " published optima for a LoRA are 30 to 100 times above the plan's"
         )
     if moved < MOVES:
+        rather = (
+            "more epochs, or more rows" if rate >= usual else f"raise --lr towards {usual:g}, or the number of steps"
+        )
         found.append(
             f"{count} steps at a peak rate of {rate:g} add up to {moved:.1g}: too little to move the model"
-            f" (under {MOVES:g}); raise --lr towards {usual:g}, or the number of steps"
+            f" (under {MOVES:g}); {rather}"
         )
     elif rate > 5 * usual:
         found.append(
