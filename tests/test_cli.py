@@ -136,6 +136,8 @@ EVAL = "eval --suite micro --split all"
         ("audit {data} --html {new}/page.html", "Make it first"),
         ("replay {teacher} --split train --model oracle --out {new}", "no language model"),
         ("replay {teacher} --split held-out --model local:tiny --out {new}", "other side of the split"),
+        ("tools {teacher} --out {new}/schema.json", "Make it first"),
+        ("build {teacher} --out {full}/file/data", "cannot be made"),
         ("mark {tmp}/no x passed", "`record` or `import`"),
         ("demo --out {full}", "no demo's directory"),
         ("train {data} --base tiny --out {new} --backend together", "needs a key"),
