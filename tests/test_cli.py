@@ -131,6 +131,16 @@ EVAL = "eval --suite micro --split all"
         ("compare {teacher} {full} --out {new}", "run.json"),
         ("show {tmp}/no.jsonl", "no.jsonl"),
         ("suite split micro --held-out 48", "--held-out"),
+        ("show {teacher}", "Give one trace file"),
+        ("inventory {data}", "no event of a trace"),
+        ("audit {data} --html {new}/page.html", "Make it first"),
+        ("replay {teacher} --split train --model oracle --out {new}", "no language model"),
+        ("replay {teacher} --split held-out --model local:tiny --out {new}", "other side of the split"),
+        ("tools {teacher} --out {new}/schema.json", "Make it first"),
+        ("build {teacher} --out {full}/file/data", "cannot be made"),
+        ("mark {tmp}/no x passed", "`record` or `import`"),
+        ("demo --out {full}", "no demo's directory"),
+        ("train {data} --base tiny --out {new} --backend together", "needs a key"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(

@@ -102,7 +102,7 @@ def test_contexts_are_few_different_and_the_same_each_time(tmp_path: Path, teach
         assert list(found) == sorted(every.by_task[task], key=lambda context: context.key)[:5]
     one = next(iter(first.by_task))
     some = contexts_of([teacher], {one}, 5)
-    assert list(some.by_task) == [one] and set(some.left_out) == {"not held out"}
+    assert list(some.by_task) == [one] and set(some.left_out) == {"on the other side of the split"}
 
 
 def test_base_against_tuned_by_replay(tmp_path: Path, teacher: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_stopped_replay_goes_on_where_it_was(tmp_path: Path, teacher: Path) ->
 
 def test_what_has_no_context_is_refused(tmp_path: Path, teacher: Path) -> None:
     with FaultServer(lambda body, seen: said(CALL)) as server:
-        with pytest.raises(UserError, match=r"no context to replay .* not held out"):
+        with pytest.raises(UserError, match=r"no context to replay .* other side of the split"):
             run_replay(options([teacher], tmp_path / "out", server, tasks={"another"}))
         with pytest.raises(UserError, match="names the adapter of a model on a server"):
             run_replay(ReplayOptions([teacher], "local:tiny", tmp_path / "out", None, adapter=tmp_path))

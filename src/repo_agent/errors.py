@@ -34,7 +34,8 @@ class UserError(RepoAgentError):
         parts = [f"{where}: {what}" if where else what]
         if remedy:
             parts.append(remedy)
-        super().__init__(". ".join(part.rstrip(".") for part in parts) + ".")
+        line = ". ".join(part.rstrip(".") for part in parts)
+        super().__init__(line if line.endswith("?") else f"{line}.")
 
 
 class InfraError(RepoAgentError):

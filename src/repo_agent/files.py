@@ -8,13 +8,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from repo_agent.errors import UserError
+
 
 @contextmanager
 def new_directory(out: Path) -> Iterator[Path]:
-    """A sibling folder to fill; it becomes `out` when the block ends well, and is removed when it does not."""
-    out.parent.mkdir(parents=True, exist_ok=True)
+    """A sibling folder to fill; it becomes `out` when the block ends well, and is removed when it does not.
+
+    Raises UserError where no folder can be made.
+    """
     folder = out.with_name(f".{out.name}.{os.getpid()}")
-    folder.mkdir()
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir()
+    except OSError as error:
+        raise UserError(f"cannot be made ({error.strerror})", str(out), "Choose another place") from error
     try:
         yield folder
         folder.rename(out)

@@ -42,7 +42,9 @@ def load_tokenizer(base: str) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(where)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"cannot load its tokenizer ({str(error).splitlines()[0]})", base, "Is the name right?"
+            f"cannot load its tokenizer ({str(error).splitlines()[0]})",
+            base,
+            "Is the name right, and the hub in reach?",
         ) from error
     if not tokenizer.chat_template:
         raise UserError("its tokenizer has no chat template", base, "Use an instruction-tuned model")

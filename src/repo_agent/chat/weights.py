@@ -28,7 +28,9 @@ def load_weights(base: str, device: str | None = None, dtype: str | None = None,
         model = AutoModelForCausalLM.from_pretrained(locate(base), attn_implementation="sdpa", **more)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"cannot load the model ({reason})", base, "Is the name right?") from error
+        raise UserError(
+            f"cannot load the model ({reason})", base, "Is the name right, and the hub in reach?"
+        ) from error
     return model if quantized else model.to(device)
 
 

@@ -64,7 +64,9 @@ def main() -> None:
 
 def demo(
     seed: Annotated[int, typer.Option(help="Tasks, rollouts and training all follow from it.")] = 0,
-    out: Annotated[Path, typer.Option(help="New directory for runs, dataset, adapter and report.")] = Path("demo-out"),
+    out: Annotated[Path, typer.Option(help="New directory for all that it makes, or one to go on with.")] = Path(
+        "demo-out"
+    ),
     as_json: Json = False,
 ) -> None:
     """The whole chain on a tiny model, offline: teacher, dataset, LoRA, held-out comparison, report.

@@ -123,5 +123,7 @@ def audit(
         return
     if html.exists():
         raise UserError("already exists", str(html), "Choose another --html, or remove it")
+    if not html.parent.is_dir():
+        raise UserError(f"no folder {html.parent}", str(html), "Make it first")
     html.write_text(audit_page(read, renderer), encoding="utf-8")
     shown(False).line(f"page: {html}")

@@ -123,8 +123,12 @@ class Show:
         self._out.print(table)
 
     def fields(self, record: dict[str, Any]) -> None:
-        """A record, a field a line; a list an entry a line."""
-        self.pairs((name, "\n".join(value) if isinstance(value, list) else value) for name, value in record.items())
+        """A record, a field a line; a list an entry a line, an empty one none."""
+        self.pairs(
+            (name, "\n".join(value) if isinstance(value, list) else value)
+            for name, value in record.items()
+            if value != []
+        )
 
     def table(self, rows: Sequence[dict[str, Any]]) -> None:
         """Rows of like dicts, keys as the head."""

@@ -42,7 +42,10 @@ def suite_validate(
     isolated_io: IsolatedIo = False,
     as_json: Json = False,
 ) -> None:
-    """Check every task without a model: its fix must pass its tests, and untouched it must fail them."""
+    """Check every task without a model.
+
+    Its fix must pass its tests, and untouched it must fail them.
+    """
     import asyncio
     from dataclasses import asdict
 

@@ -43,7 +43,9 @@ def train(
         str | None, typer.Option(help="Layers with an adapter, as PEFT's target_modules (all-linear).")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Order of the rows, first weights, held-back tasks (0).")] = None,
-    max_length: Annotated[int | None, typer.Option(help="Longest row, in tokens (8192); nothing is cut.")] = None,
+    max_length: Annotated[
+        int | None, typer.Option(help="Longest row, in tokens (8192); it ends after the last turn that fits.")
+    ] = None,
     step_tokens: Annotated[int | None, typer.Option(help="Trained tokens that an optimizer step aims at.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows of an optimizer step, instead.")] = None,
     pass_tokens: Annotated[

@@ -200,7 +200,10 @@ class _Made:
             raise UserError("no trace with a whole line in it", places, "Give run directories or folders of traces")
         if not self.funnel.rows:
             what = f"all {self.funnel.candidates} candidate rows were filtered out: {self.funnel.line()}"
-            raise UserError(what, "build", "Give runs whose rollouts pass, or set the gates (--gate, --dry-run)")
+            remedy = "Give runs whose rollouts pass, or set the gates (--gate, --dry-run)"
+            if self.funnel.totals().get("split") == self.funnel.candidates:
+                remedy = "All are of held-out tasks: give runs of `eval --split train`"
+            raise UserError(what, "build", remedy)
         refuse_what_differs(self._tally.proof, "build")
 
     def write(self, folder: Path, say: Callable[[str], None]) -> None:

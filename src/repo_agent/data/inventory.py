@@ -45,6 +45,8 @@ def inventory(paths: Sequence[Path], tools: str | Path | None = None) -> dict[st
             kept[gated.contract.hash] += len(gated.kept)
             raw_unknown += sum(turn.raw_unknown for turn in gated.turns)
             unchecked.update(what for turn in gated.turns for what in turn.unchecked)
+    if not runs and not problems:
+        problems.append(f"{', '.join(map(str, paths))}: no trace in it")
     return {
         "runs": runs.total(),
         "passed": runs[True],

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from repo_agent.errors import UserError
+
 TEACHER_ROLLOUTS = 5
 ROLLOUTS = 3
 JOBS = 24
@@ -46,8 +48,11 @@ def commands(seed: int, out: Path) -> Commands:
 def run_demo(seed: int, out: Path, run: Callable[[Sequence[str]], Any], say: Callable[[str], None]) -> dict[str, Any]:
     """Run the chain through `run`, a command's words at a time; returns the comparison's JSON.
 
-    A step whose directory is complete is not repeated; an unfinished run is resumed.
+    A step whose directory is complete is not repeated; an unfinished run is resumed. Raises UserError for a folder of
+    something else.
     """
+    if out.exists() and not (out / "runs").is_dir() and (out.is_file() or any(out.iterdir())):
+        raise UserError("exists and is no demo's directory", str(out), "Choose another --out")
     run_commands(commands(seed, out), run, say)
     result: dict[str, Any] = json.loads((out / "report" / "comparison.json").read_text())
     return result

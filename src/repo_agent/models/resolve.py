@@ -60,6 +60,8 @@ def open_model(spec: str) -> Model:
             remedy = "Put the key into the environment: OPENAI_API_KEY"
             raise UserError("a base URL holds no user, password or query", "--model", remedy)
         return _served(found[1], found[2])
+    if spec == "oracle":
+        raise UserError("the oracle is no language model", "--model oracle", f"Give {FORMS.rpartition(', or ')[0]}")
     shown = re.split("@|://", spec)[0] if "://" in spec else spec  # a URL may hold a key
     raise UserError("no such model", shown, f"Give {FORMS}; for example local:tiny")
 

@@ -21,6 +21,8 @@ def write_schemas(runs: Sequence[Path], out: Path) -> dict[str, Any]:
     """
     if out.exists():
         raise UserError("already exists", str(out), "Choose another --out, or remove it")
+    if not out.parent.is_dir():
+        raise UserError(f"no folder {out.parent}", str(out), "Make it first")
     found: dict[str, dict[str, Any]] = {}
     places: dict[str, Path] = {}
     problems: list[str] = []

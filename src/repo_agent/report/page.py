@@ -45,7 +45,7 @@ def compare(run_dirs: Sequence[Path], out: Path) -> Comparison:
     Raises UserError where `out` exists, and where the runs cannot be compared (see `arms.load_arms`).
     """
     if out.exists():
-        raise UserError("already exists", str(out), "Choose another --out")
+        raise UserError("already exists", str(out), "Choose another --out, or remove it")
     comparison = compare_runs(run_dirs)
     data = json.dumps(comparison.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     page = render(comparison, out)

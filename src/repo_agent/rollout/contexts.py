@@ -90,7 +90,7 @@ def contexts_of(
 
 def _unfit(trace: Trace, tasks: Collection[str] | None, given: Registry | None) -> str | None:
     if tasks is not None and trace.task not in tasks:
-        return "not held out"
+        return "on the other side of the split"
     if trace.protocol not in PROTOCOLS or trace.shape == "older":
         return "a format that only its own agent reads"
     return None if trace.tools or given or trace.source == "loop" else "its tools are unknown"

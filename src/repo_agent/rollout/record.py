@@ -130,7 +130,8 @@ def check_adapter(options: Played, trained: RunRecord, contract: str, tasks: lis
     if kind == "local" and not is_base(trained, base):
         raise UserError(f"was trained on {trained.base}, not on {base}", folder, f"Use local:{trained.base}+{folder}")
     if leaked:
-        what = f"was trained on {len(leaked)} of these held-out tasks ({', '.join(leaked[:3])} …)"
+        more = " …" if len(leaked) > 3 else ""
+        what = f"was trained on {len(leaked)} of these held-out tasks ({', '.join(leaked[:3])}{more})"
         raise UserError(what, folder, "Build without --no-split, and with the same --held-out")
 
 

@@ -94,7 +94,7 @@ def run_replay(options: ReplayOptions, watch: Watch | None = None) -> dict[str, 
     found = contexts_of(options.paths, options.tasks, options.contexts, given)
     if not found.by_task:
         reasons = ", ".join(f"{count} turns {why}" for why, count in found.left_out.most_common())
-        remedy = "Give runs with rollouts of held-out tasks, or --split all"
+        remedy = "Give runs with rollouts of tasks on that side, or --split all"
         raise UserError(f"hold no context to replay ({reasons or 'no turn'})", _named(options.paths), remedy)
     shared = _shared(options, found)
     record = _record(shared)

@@ -151,6 +151,6 @@ SUITES = {
     "micro": _Kind("micro[=SEED]", "small one-line repairs, generated from a seed; for the demo", _micro),
     "bundled": _Kind("bundled", "repair tasks in several layouts that come with the package", _bundled),
     "quixbugs": _Kind("quixbugs=PATH", "40 classic algorithms with one bug each; PATH is a checkout", _quixbugs),
-    "humanevalfix": _Kind("humanevalfix=PATH", "164 functions with one bug each; PATH is a JSONL", _humanevalfix),
+    "humanevalfix": _Kind("humanevalfix=PATH", "164 functions with one bug each; PATH is its JSONL", _humanevalfix),
     "file": _Kind("file=PATH", "your own repositories: PATH is a suite file, .toml or .json", _repository),
 }

@@ -30,6 +30,7 @@ from repo_agent.traces.v1 import Unpacker
 
 __all__ = ["Trace", "Turn", "find_traces", "iter_traces", "read_events", "read_trace", "read_traces", "run_folder"]
 
+FORMS = "Give a run directory, a folder of traces, or a trace"
 SUFFIXES = (".jsonl", ".jsonl.gz")
 Lines = Sequence[tuple[int, bytes]]
 """Filled lines with their numbers."""
@@ -70,7 +71,7 @@ def find_traces(paths: Iterable[Path]) -> list[Path]:
     real: dict[str, str] = {}
     for path in paths:
         if not path.exists():
-            raise UserError("not there", str(path), "Give a run directory, a folder of traces, or a trace")
+            raise UserError("not there", str(path), FORMS)
         files = [path] if path.is_file() else _below(path)
         found |= {_real(file, real): file for file in files}
     return list(found.values())
@@ -189,6 +190,8 @@ def _record(path: Path, line: tuple[int, bytes]) -> dict[str, Any]:
 
 def _unknown(where: str, line: bytes, error: Exception) -> UserError:
     kind = (record_of(line) or {}).get("kind")
+    if kind is None:
+        return UserError("no event of a trace: it has no `kind`", where, FORMS)
     what = f"an event of kind {kind!r} that this version does not know ({error})"
     return UserError(what, where, "Read it with the version that wrote it, or remove it")
 
@@ -199,7 +202,10 @@ def _bytes(path: Path) -> bytes:
         return gzip.decompress(data) if path.suffix == ".gz" else data
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot be read ({reason})", str(path), "Is the path right, and the file whole?") from error
+        remedy = "Is the path right, and the file whole?"
+        if path.is_dir():
+            remedy = "Give one trace file, such as RUN/traces/TASK/0.jsonl"
+        raise UserError(f"cannot be read ({reason})", str(path), remedy) from error
 
 
 def _below(folder: Path) -> Iterator[Path]:

@@ -55,7 +55,8 @@ def held_out_now(traces: Iterable[Path], wanted: str) -> RecordedSplit:
     count = _how_many(wanted, len(ranked))
     if not 0 < count < len(ranked):
         what = f"holds out {count} of {len(ranked)} groups of tasks, and one side would be empty"
-        raise UserError(what, f"--hold-out {wanted}", "Hold out fewer, or record more tasks")
+        remedy = "Hold out fewer, or record more tasks" if count else "Hold out one or more, or give --no-split"
+        raise UserError(what, f"--hold-out {wanted}", remedy)
     sides = ranked[count:], ranked[:count]
     train, held_out = (tuple(sorted(task for group in side for task in groups[group])) for side in sides)
     return RecordedSplit(train, held_out)

@@ -77,7 +77,7 @@ class RunDir:
         try:
             record = json.loads((self.path / RECORD).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            remedy = "Give the folder that `repo-agent eval --out` made"
+            remedy = "Give the --out of `eval`, `replay`, `record` or `import`"
             raise UserError(f"has no readable {RECORD} ({error})", str(self.path), remedy) from error
         if not isinstance(record, dict):
             raise UserError(f"its {RECORD} holds no object", str(self.path), "Run `repo-agent eval` again")
@@ -141,7 +141,7 @@ class RunDir:
         Raises UserError where there is no run directory.
         """
         if not (self.path / RECORD).is_file():
-            raise UserError("no run directory", str(self.path), "Give the folder that `repo-agent eval --out` made")
+            raise UserError("no run directory", str(self.path), "Give the --out of `eval`, `record` or `import`")
         try:
             rows = [record_of(line) or {} for _, line in read_lines(self.path / INDEX)[0]]
             in_step = [row["trace"] for row in rows] == [self._relative(path) for path in self.traces()]

@@ -65,10 +65,12 @@ def card(record: RunRecord, name: str) -> str:
 
 
 def serving_line(record: RunRecord, folder: str) -> str:
-    """The command that serves base and adapter with vLLM."""
+    """The command that serves base and adapter: with vLLM, or here a base that is known by its name to us alone."""
     rank = next((size for size in (8, 16, 32, 64, 128, 256) if size >= record.config.rank), record.config.rank)
     kind = f" --dtype {record.precision}" if record.precision else ""
     name = folder.rstrip("/").rsplit("/", 1)[-1]
+    if record.base in ("tiny", "smollm2"):
+        return f"repo-agent serve base=local:{record.base} {name}=local:{record.base}+{folder} --port 8000"
     return f"vllm serve {record.base}{kind} --enable-lora --max-lora-rank {rank} --lora-modules {name}={folder}"
 
 

@@ -3,7 +3,7 @@
 `recommended` goes by the size of the base and the number of steps. Sources: "LoRA Without Regret" (Thinking Machines,
 2025: about 10 times the rate of full fine-tuning, 15 times in runs of under 100 steps, little influence of the rank,
 less tolerance for large batches), the sweep of tinker-cookbook (3e-4 to 1e-3 for 4B to 32B), and three runs on
-SmolLM2-135M (see `MOVES`). `plan` is the plan of the experiment that this package was made after.
+SmolLM2-135M (see `MOVES`). `plan` is what teams often begin with (docs/training.md).
 """
 
 from __future__ import annotations
@@ -88,9 +88,12 @@ def warnings(config: TrainConfig, parameters: int | None, count: int) -> list[st
             " published optima for a LoRA are 30 to 100 times above the plan's"
         )
     if moved < MOVES:
+        rather = (
+            "more epochs, or more rows" if rate >= usual else f"raise --lr towards {usual:g}, or the number of steps"
+        )
         found.append(
             f"{count} steps at a peak rate of {rate:g} add up to {moved:.1g}: too little to move the model"
-            f" (under {MOVES:g}); raise --lr towards {usual:g}, or the number of steps"
+            f" (under {MOVES:g}); {rather}"
         )
     elif rate > 5 * usual:
         found.append(

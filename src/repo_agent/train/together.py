@@ -63,8 +63,9 @@ def train_together(
     dataset = read_dataset(dataset_dir)
     renderer = Renderer(load_tokenizer(config.base), dataset.contract.printed_tools)
     upload = upload_rows(dataset, renderer, config.max_length)
+    client = Client()  # before a folder is made, since it may lack a key
     with folder.held():
-        run = _Run(dataset, out, config, folder, renderer, upload, Client(), ask, say)
+        run = _Run(dataset, out, config, folder, renderer, upload, client, ask, say)
         run.prepare()
         run.upload_file()
         run.validate()
