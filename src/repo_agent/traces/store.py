@@ -244,6 +244,6 @@ def _tokens(path: Path) -> list[tuple[int | None, int | None]]:
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         lines = [json.loads(line) for line in data.split(b"\n")[:-1] if _REPLY in line]
-    except (FileNotFoundError, ValueError, EOFError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, EOFError):
         return []  # another process has just renamed it; or no trace of ours
     return [(line.get("prompt_tokens"), line.get("completion_tokens")) for line in lines]
