@@ -25,6 +25,7 @@ from repo_agent.train.batches import packs, shares, steps_of
 from repo_agent.train.config import TrainConfig
 from repo_agent.train.local import train
 from repo_agent.train.measure import Evaluations, token_nll
+from repo_agent.train.merge import merge
 from repo_agent.train.passes import add_head, choose_attention, pack_tensors
 from repo_agent.train.record import Evaluation, RunRecord, read_record
 from repo_agent.train.step import Passes
@@ -292,3 +293,16 @@ def test_a_run_leaves_a_card_a_canary_and_a_picture(dataset: Path, tiny_base: Pa
     assert record.served_nll == next(one.eval_nll for one in record.evals if one.step == record.best_step)
     canary = json.loads((tmp_path / "out" / "canary.json").read_text())
     assert len(canary["contexts"]) == 3 and all(one["base"] or one["tuned"] for one in canary["contexts"])
+
+
+def test_a_merged_model_says_what_base_and_adapter_say(dataset: Path, tiny_base: Path, tmp_path: Path) -> None:
+    train(dataset, tmp_path / "out", config(tiny_base, lr=2e-2, evals=0))
+    exact = merge(tmp_path / "out", tmp_path / "exact", "float32")
+    cast = merge(tmp_path / "out", tmp_path / "cast", "bfloat16")
+    assert exact is not None and cast is not None and exact < 1e-4 < cast < 1.0
+    assert (tmp_path / "exact" / "tokenizer.json").is_file()
+    with pytest.raises(UserError, match="already exists"):
+        merge(tmp_path / "out", tmp_path / "cast")
+    with pytest.raises(UserError, match="no precision"):
+        merge(tmp_path / "out", tmp_path / "odd", "float13")
+    assert not (tmp_path / "odd").exists()

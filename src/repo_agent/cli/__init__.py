@@ -103,6 +103,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 for name, command in COMMANDS.items():
     app.command(name, short_help=str(command.__doc__).split("\n")[0])(command)
 app.add_typer(suites.app, name="suite")
+app.add_typer(training.adapter, name="adapter")
 
 
 def _warned(*what: Any, **more: Any) -> None:

@@ -14,6 +14,30 @@ _NO_SETTINGS = frozenset("dataset out backend config resume cancel dry_run usd_p
 """Options of the command that are no fields of a TrainConfig."""
 
 
+adapter = typer.Typer(no_args_is_help=True, help="Adapters: merge one into its base.")
+
+
+@adapter.command("merge", short_help="Write base and adapter as one model.")
+def merge(
+    adapter: Annotated[Path, typer.Argument(help="A directory that `train` wrote.")],
+    out: Annotated[Path, typer.Option(help="New directory for the merged model.")],
+    dtype: Annotated[str, typer.Option(help="Precision of its weights.")] = "bfloat16",
+    as_json: Json = False,
+) -> None:
+    """Add an adapter to its base in float32, cast once, and print the largest difference of a log-probability.
+
+    For servers that take no adapter. Where one does, serve the adapter: it is what was measured.
+
+    repo-agent adapter merge adapters/first --out merged/first
+    """
+    from repo_agent.train.merge import merge as run
+
+    difference = run(adapter, out, dtype)
+    measured = "not measured: no canary.json" if difference is None else f"{difference:.3g} nats"
+    lines = [f"largest difference of a log-probability: {measured}", f"merged model: {out}"]
+    output(as_json, {"out": str(out), "largest_difference": difference}, lambda show: show.lines(lines))
+
+
 def train(
     dataset: Annotated[Path, typer.Argument(help="A directory that `build` made.")],
     out: Annotated[Path | None, typer.Option(help="New adapter directory; needed unless --dry-run.")] = None,
