@@ -25,10 +25,10 @@ from repo_agent.models import Request, Sampling
 from repo_agent.train.backends import backend_named
 from repo_agent.train.config import TrainConfig
 from repo_agent.train.record import read_record
-from repo_agent.train.together import cancel_together, train_together
-from repo_agent.train.together_config import TogetherConfig
-from repo_agent.train.together_job import JobFolder
-from repo_agent.train.together_rows import PREVIEWED, ordered, upload_rows
+from repo_agent.train.together.backend import cancel_together, train_together
+from repo_agent.train.together.config import TogetherConfig
+from repo_agent.train.together.job import JobFolder
+from repo_agent.train.together.rows import PREVIEWED, ordered, upload_rows
 
 KEY = "tgp_v1_secret-of-a-user-0123456789"
 CREATE, LIST, DOWNLOAD = "POST /v1/fine-tunes", "GET /v1/fine-tunes", "GET /v1/finetune/download"

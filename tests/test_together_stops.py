@@ -21,7 +21,7 @@ from together_server import TogetherServer
 
 from repo_agent.errors import InfraError
 from repo_agent.train.record import read_record
-from repo_agent.train.together_job import JobFolder
+from repo_agent.train.together.job import JobFolder
 
 STAGES: dict[str, tuple[str, Any, str, int, int]] = {
     # what is killed: the request that hangs, how, the stage on record then, and afterwards all uploads and all posts
@@ -114,7 +114,7 @@ def test_a_dying_server_is_waited_for_and_the_job_not_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """After many failed looks the command gives up; the job goes on, and --resume follows it."""
-    monkeypatch.setattr("repo_agent.train.together_follow._TOLERATED", 0)
+    monkeypatch.setattr("repo_agent.train.together.follow._TOLERATED", 0)
     server.faults["GET /v1/fine-tunes/ID"] = [503] * 5
     with pytest.raises(InfraError, match=r"ft-1 keeps running at Together and is billed.*--resume"):
         case.train()

@@ -27,7 +27,7 @@ from repo_agent.protocols.json_object import JsonObject
 from repo_agent.train.config import TrainConfig
 from repo_agent.train.local import train
 from repo_agent.train.record import RunRecord
-from repo_agent.train.together_config import TogetherConfig
+from repo_agent.train.together.config import TogetherConfig
 
 CONTRACT = Contract([], "json")
 SYSTEM = "You fix code."

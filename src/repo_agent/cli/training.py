@@ -156,7 +156,7 @@ def train(
 
 
 def _cancel(backend: str, out: Path) -> str:
-    from repo_agent.train.together import cancel_together
+    from repo_agent.train.together.backend import cancel_together
 
     if backend != "together":
         raise UserError("ends a job at Together", "--cancel", "Give --backend together too")

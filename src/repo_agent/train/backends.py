@@ -29,7 +29,7 @@ def together(
     dataset: Path, out: Path, config: TrainConfig, on_step: OnStep | None = None, *, probe: Any = None, **more: Any
 ) -> RunRecord:
     """A fine-tuning job at Together."""
-    from repo_agent.train.together import train_together
+    from repo_agent.train.together.backend import train_together
 
     return train_together(dataset, out, config, on_step, **more)
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import pydantic
 
 from repo_agent.errors import UserError
-from repo_agent.train.together_config import TogetherConfig
+from repo_agent.train.together.config import TogetherConfig
 
 REPORTERS = ("tensorboard", "wandb", "mlflow", "trackio", "comet_ml", "swanlab")
 

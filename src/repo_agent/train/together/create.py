@@ -13,10 +13,10 @@ from typing import Any
 from repo_agent.errors import InfraError, UserError
 from repo_agent.train.config import TrainConfig
 from repo_agent.train.presets import warnings
-from repo_agent.train.together_client import Busy, Client, Unsure
-from repo_agent.train.together_follow import Say
-from repo_agent.train.together_job import Job, JobFolder
-from repo_agent.train.together_rows import Upload
+from repo_agent.train.together.client import Busy, Client, Unsure
+from repo_agent.train.together.follow import Say
+from repo_agent.train.together.job import Job, JobFolder
+from repo_agent.train.together.rows import Upload
 
 _TRIES = 3
 """Posts of one run, where Together answers that it is too busy to take any."""

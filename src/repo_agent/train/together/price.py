@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 from repo_agent.errors import Stopped, UserError
-from repo_agent.train.together_client import Client
-from repo_agent.train.together_config import TogetherConfig
-from repo_agent.train.together_follow import Say
-from repo_agent.train.together_job import Job, JobFolder
+from repo_agent.train.together.client import Client
+from repo_agent.train.together.config import TogetherConfig
+from repo_agent.train.together.follow import Say
+from repo_agent.train.together.job import Job, JobFolder
 
 Ask = Callable[[str], bool]
 """Put a question to the user; whether the answer is yes."""

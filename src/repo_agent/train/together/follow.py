@@ -14,8 +14,8 @@ from typing import Any
 
 from repo_agent.errors import InfraError, Stopped, UserError
 from repo_agent.train.record import OnStep, StepLoss
-from repo_agent.train.together_client import Client, Unsure
-from repo_agent.train.together_job import Job, JobFolder
+from repo_agent.train.together.client import Client, Unsure
+from repo_agent.train.together.job import Job, JobFolder
 
 EVENTS, METRICS = "events.jsonl", "metrics.jsonl"
 _WAITING = frozenset("pending queued running compressing uploading cancel_requested".split())

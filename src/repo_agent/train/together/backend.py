@@ -22,14 +22,14 @@ from repo_agent.train.config import TrainConfig
 from repo_agent.train.presets import Size, resolve
 from repo_agent.train.record import OnStep, RunRecord, read_record
 from repo_agent.train.sizes import parameters_of
-from repo_agent.train.together_client import Client
-from repo_agent.train.together_create import create, find, request_of
-from repo_agent.train.together_follow import Follower, Say
-from repo_agent.train.together_job import Job, JobFolder, differing, new_suffix
-from repo_agent.train.together_preview import compare, refuse
-from repo_agent.train.together_price import Ask, approve
-from repo_agent.train.together_result import Source, fetch, is_of
-from repo_agent.train.together_rows import PREVIEWED, Upload, upload_rows
+from repo_agent.train.together.client import Client
+from repo_agent.train.together.create import create, find, request_of
+from repo_agent.train.together.follow import Follower, Say
+from repo_agent.train.together.job import Job, JobFolder, differing, new_suffix
+from repo_agent.train.together.preview import compare, refuse
+from repo_agent.train.together.price import Ask, approve
+from repo_agent.train.together.result import Source, fetch, is_of
+from repo_agent.train.together.rows import PREVIEWED, Upload, upload_rows
 
 UPLOAD = "train.jsonl"
 _VALIDATION_LOOKS = 2000

@@ -15,11 +15,11 @@ from repo_agent.files import new_directory
 from repo_agent.messages import digest, tilde
 from repo_agent.train.config import TrainConfig
 from repo_agent.train.record import RECORD, Hosted, RunRecord
-from repo_agent.train.together_adapter import unpack
-from repo_agent.train.together_client import Client
-from repo_agent.train.together_follow import EVENTS, Follower
-from repo_agent.train.together_job import Job, JobFolder
-from repo_agent.train.together_rows import Upload
+from repo_agent.train.together.adapter import unpack
+from repo_agent.train.together.client import Client
+from repo_agent.train.together.follow import EVENTS, Follower
+from repo_agent.train.together.job import Job, JobFolder
+from repo_agent.train.together.rows import Upload
 
 ARCHIVE = "adapter.archive"
 JOB = "together.json"

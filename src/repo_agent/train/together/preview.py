@@ -11,7 +11,7 @@ from typing import Any
 
 from repo_agent.chat.tokens import IGNORE, Tokens
 from repo_agent.errors import UserError
-from repo_agent.train.together_rows import PREVIEWED, Upload
+from repo_agent.train.together.rows import PREVIEWED, Upload
 
 
 @dataclass
