@@ -6,7 +6,7 @@ import itertools
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
@@ -36,6 +36,7 @@ def test_sign_flips_by_hand() -> None:
     assert flips([0.1] * 5).p == 2 / 32 and flips([0.1] * 6).p == 2 / 64, "six tasks are the least that reach 0.05"
 
 
+@example([0.0, 0.0, 0.0, 0.0, -0.05, -0.1, -0.1, 0.25])  # sums that should be 0
 @given(STEPS)
 def test_p_is_that_of_enumeration(values: list[float]) -> None:
     assert flips(values).p == pytest.approx(p_by_enumeration(values))
