@@ -39,20 +39,11 @@ COMPARE: Mapping[str, Callable[[Any, Any], object]] = {
 }
 PROVES_NOTHING = {"Eq": False, "In": False, "NotEq": True, "NotIn": True}
 """The answer that strangers have by themselves."""
+_NODES = "Add Sub Mult MatMult Div FloorDiv Mod Pow LShift RShift BitAnd BitXor BitOr".split()
+_METHODS = "add sub mul matmul truediv floordiv mod pow lshift rshift and xor or".split()
 CALCULATE: Mapping[str, tuple[Callable[[Any, Any], object], Callable[[Any, Any], object]]] = {
-    "Add": (operators.add, operators.iadd),
-    "Sub": (operators.sub, operators.isub),
-    "Mult": (operators.mul, operators.imul),
-    "MatMult": (operators.matmul, operators.imatmul),
-    "Div": (operators.truediv, operators.itruediv),
-    "FloorDiv": (operators.floordiv, operators.ifloordiv),
-    "Mod": (operators.mod, operators.imod),
-    "Pow": (operators.pow, operators.ipow),
-    "LShift": (operators.lshift, operators.ilshift),
-    "RShift": (operators.rshift, operators.irshift),
-    "BitAnd": (operators.and_, operators.iand),
-    "BitXor": (operators.xor, operators.ixor),
-    "BitOr": (operators.or_, operators.ior),
+    node: (getattr(operators, f"__{method}__"), getattr(operators, f"__i{method}__"))
+    for node, method in zip(_NODES, _METHODS, strict=True)
 }
 ASSERTIONS = (
     *("Equal", "Equals", "AlmostEqual", "AlmostEquals", "In", "Less", "LessEqual", "Greater", "GreaterEqual"),
