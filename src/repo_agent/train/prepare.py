@@ -7,7 +7,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+from repo_agent.chat.base import base_hash
 from repo_agent.chat.render import Renderer
 from repo_agent.chat.tokenizer import load_tokenizer
 from repo_agent.chat.tokens import Tokens
@@ -15,7 +17,7 @@ from repo_agent.data.dataset import Dataset, read_dataset
 from repo_agent.data.tokens import TrainingRows, training_rows
 from repo_agent.data.trajectories import Trajectory
 from repo_agent.errors import UserError
-from repo_agent.messages import digest
+from repo_agent.messages import digest, tilde
 from repo_agent.train.config import TrainConfig
 from repo_agent.train.presets import Size, resolve
 from repo_agent.train.sizes import parameters_of
@@ -85,3 +87,20 @@ def held_back(groups: list[str], share: float, seed: int) -> frozenset[str]:
     """The groups of tasks to evaluate on: so large a share, at least one, and never the only one."""
     count = min(max(1, math.floor(share * len(groups) + 0.5)), len(groups) - 1)
     return frozenset(sorted(groups, key=lambda group: digest([seed, group]))[: max(0, count)])
+
+
+def origin(dataset: Dataset, config: TrainConfig, renderer: Renderer) -> dict[str, Any]:
+    """The fields of a RunRecord that follow from dataset, base and settings, wherever it is trained."""
+    record = dataset.record
+    return {
+        "config": config.model_copy(update={"base": tilde(config.base)}),
+        "dataset": digest(record),
+        "contract": record["contract"],
+        "protocol": record["protocol"],
+        "base": tilde(config.base),
+        "base_hash": base_hash(config.base),
+        "tokenizer": renderer.fingerprint(),
+        "seed": config.seed,
+        "held_out": (record.get("split") or {}).get("held_out"),
+        "system_prompts": [one["hash"] for one in record.get("prompts", ())],
+    }
