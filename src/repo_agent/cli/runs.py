@@ -103,7 +103,7 @@ def replay(
 
     repo-agent replay runs/mine --model local:BASE+adapters/first --dataset datasets/mine --out runs/replay-tuned
     """
-    given = {name: value for name, value in locals().items() if name not in ("as_json", "suite")}
+    given = {name: value for name, value in locals().items() if name != "as_json"}
     from repo_agent.cli.held_out import replayed_tasks
     from repo_agent.rollout.replay import ReplayOptions, run_replay
 
