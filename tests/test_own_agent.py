@@ -8,6 +8,9 @@ import re
 import subprocess
 import sys
 import threading
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -162,7 +165,12 @@ def served(specs: dict[str, str]) -> Iterator[str]:
         thread.join(60)
 
 
-TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]
+def refused(url: str, body: str, **headers: str) -> int:
+    """The status that answers a body."""
+    request = urllib.request.Request(f"{url}/chat/completions", body.encode(), headers)
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(request, timeout=300)
+    return error.value.code
 
 
 def test_a_served_model_says_what_the_local_one_says() -> None:
@@ -188,10 +196,26 @@ def test_a_served_model_says_what_the_local_one_says() -> None:
         for body in ({"messages": []}, {"messages": wire, "n": 2}, {"messages": [{"role": "x", "content": "y"}]}):
             with pytest.raises(openai.BadRequestError, match="no chat completion request"):
                 client.chat.completions.create(model="base", **body)
+        for odd in (
+            '"temperature": NaN',
+            '"temperature": -1',
+            '"max_tokens": -4',
+            '"max_tokens": 1e999',
+            '"seed": 1e999',
+        ):
+            body = '{"model": "base", "messages": [{"role": "user", "content": "x"}], ' + odd + "}"
+            assert refused(url, body) == 400
+        assert refused(url, "[" * 100_000) == 400 and refused(url, "[1]") == 400
+        for header in (
+            {"Host": "pages.example"},
+            {"Origin": "https://pages.example"},
+            {"Sec-Fetch-Site": "cross-site"},
+        ):
+            assert refused(url, "{}", **header) == 403
         long = [{"role": "user", "content": "word " * 20_000}]
-        with pytest.raises(openai.BadRequestError) as refused:
+        with pytest.raises(openai.BadRequestError) as full:
             client.chat.completions.create(model="base", messages=long)
-        assert refused.value.code == "context_length_exceeded"
+        assert full.value.code == "context_length_exceeded"
         assert [model.id for model in client.models.list()] == ["base"]
     local = asyncio.run(said_by(LocalModel("tiny", name="local:tiny")))
     assert served_ones == local and streamed == local[0][0]
@@ -221,6 +245,19 @@ def test_calls_in_hermes_tags_are_taken_apart_as_a_server_does(
         assert apart is not None
         said_beside, found = read_spoken(apart)
         assert said_beside == content and [(one["name"], one["arguments"]) for one in found] == calls
+
+
+def test_taking_calls_apart_is_linear() -> None:
+    """Endless white space behind a tag is what small models write."""
+    from repo_agent.models.calls import taken_apart
+
+    def seconds(size: int) -> float:
+        text = "<tool_call>" + (" " * size + "x") * 3 + "<tool_call>" * (size // 10)
+        started = time.process_time()
+        assert taken_apart(text) is None
+        return time.process_time() - started
+
+    assert seconds(2_000_000) <= 15 * max(seconds(200_000), 0.02)
 
 
 # --- the worked example ----------------------------------------------------------------------------------------------

@@ -4,21 +4,23 @@ all the same, `messages.spoken`. Where one of them is no JSON object with a name
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
 from repo_agent.messages import spoken
 
-_CALL = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|\Z)", re.DOTALL)
+_OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 
 
 def taken_apart(text: str) -> str | None:
     """The text with its calls beside it; None where it holds none."""
-    calls = [_read(found) for found in _CALL.findall(text)]
-    if not calls or None in calls:
-        return None
-    content = text[: text.index("<tool_call>")]
-    return spoken(content.strip(), [call for call in calls if call])
+    calls, begin = [], text.find(_OPEN)
+    content, place = text[: max(begin, 0)], begin
+    while place >= 0:
+        end = text.find(_CLOSE, place)
+        end = len(text) if end < 0 else end
+        calls.append(_read(text[place + len(_OPEN) : end]))
+        place = text.find(_OPEN, end)
+    return spoken(content.strip(), [call for call in calls if call]) if calls and None not in calls else None
 
 
 def _read(text: str) -> dict[str, Any] | None:

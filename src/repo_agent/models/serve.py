@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 DEFAULT_CAP = 4096
 """Tokens of a reply, where a request names no cap."""
+HOTTEST = 5.0
 _ROLES = frozenset({"system", "user", "assistant", "tool"})
 OnStart = Callable[[str], None]
 """Is told the base URL."""
@@ -70,6 +71,8 @@ async def _until_signal(specs: Mapping[str, str], port: int, on_start: OnStart) 
 def _app(models: Mapping[str, Model]) -> web.Application:
     from aiohttp import web
 
+    from repo_agent.sites import guard
+
     async def listed(_: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": [{"id": name, "object": "model"} for name in models]})
 
@@ -79,7 +82,7 @@ def _app(models: Mapping[str, Model]) -> web.Application:
             name = body["model"]
             model = models.get(name)
             request = _request(body)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
             return _refused(400, f"no chat completion request ({type(error).__name__}: {error})")
         if model is None:
             return _refused(404, f"no model {name!r}; there are: {', '.join(models)}", "model_not_found")
@@ -93,21 +96,24 @@ def _app(models: Mapping[str, Model]) -> web.Application:
             return web.json_response(_answer(name, completion))
         return await _streamed(http, name, completion)
 
-    app = web.Application(client_max_size=64 * 2**20)
+    app = web.Application(client_max_size=64 * 2**20, middlewares=[guard(_not_for_pages)])
     app.add_routes([web.get("/v1/models", listed), web.post("/v1/chat/completions", complete)])
     return app
 
 
 def _request(body: Mapping[str, Any]) -> Request:
-    """Raises ValueError, KeyError, TypeError or AttributeError for another shape."""
+    """Raises ValueError, KeyError, TypeError, AttributeError, ArithmeticError or RecursionError for another shape."""
     form = body.get("response_format") or {}
-    cap = body.get("max_completion_tokens") or body.get("max_tokens") or DEFAULT_CAP
+    cap = int(body.get("max_completion_tokens") or body.get("max_tokens") or DEFAULT_CAP)
     temperature, seed = body.get("temperature"), body.get("seed")
+    temperature = 1.0 if temperature is None else float(temperature)
     if body.get("n", 1) != 1 or not body["messages"]:
         raise ValueError("one reply to one conversation is served")
+    if not 0 <= temperature <= HOTTEST or cap < 1:
+        raise ValueError(f"temperature {temperature} or max_tokens {cap} is out of range")
     return Request(
         tuple(_message(message) for message in body["messages"]),
-        Sampling(1.0 if temperature is None else float(temperature), int(cap)),
+        Sampling(temperature, cap),
         secrets.randbelow(2**31) if seed is None else int(seed) % 2**31,
         form["json_schema"]["schema"] if form.get("type") == "json_schema" else None,
         body.get("tools") or None,
@@ -167,6 +173,10 @@ async def _streamed(http: web.Request, name: str, completion: Completion) -> web
     await response.write(b"data: [DONE]\n\n")
     await response.write_eof()
     return response
+
+
+def _not_for_pages(header: str) -> web.Response:
+    return _refused(403, f"this server is for programs of this machine alone; see {header}")
 
 
 def _refused(status: int, message: str, code: str | None = None) -> web.Response:
