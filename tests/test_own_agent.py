@@ -17,9 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_cli import run as cli
 from test_record import Recorder, play
 from upstream import said, upstream
 
+from repo_agent.chat.render import Renderer
+from repo_agent.chat.tokenizer import load_tokenizer
+from repo_agent.chat.tokens import ids_hash
 from repo_agent.data.build import BuildOptions, build
 from repo_agent.errors import UserError
 from repo_agent.evaluate.comparison import compare_runs
@@ -28,6 +32,7 @@ from repo_agent.models import Request, Sampling
 from repo_agent.models.local import LocalModel
 from repo_agent.models.openai_chat import OpenAIChat
 from repo_agent.models.serve import serving
+from repo_agent.traces.read import read_traces
 from repo_agent.traces.splits import held_out_now
 from repo_agent.traces.store import RunDir
 
@@ -238,13 +243,10 @@ def test_calls_in_hermes_tags_are_taken_apart_as_a_server_does(
 ) -> None:
     from repo_agent.models.calls import taken_apart
 
-    apart = taken_apart(text)
-    if content is None:
-        assert apart is None
-    else:
-        assert apart is not None
-        said_beside, found = read_spoken(apart)
-        assert said_beside == content and [(one["name"], one["arguments"]) for one in found] == calls
+    apart, any_call = taken_apart(text)
+    said_beside, found = read_spoken(apart)
+    assert said_beside == (text if content is None else content) and any_call == bool(calls)
+    assert [(one["name"], one["arguments"]) for one in found] == calls
 
 
 def test_taking_calls_apart_is_linear() -> None:
@@ -254,10 +256,35 @@ def test_taking_calls_apart_is_linear() -> None:
     def seconds(size: int) -> float:
         text = "<tool_call>" + (" " * size + "x") * 3 + "<tool_call>" * (size // 10)
         started = time.process_time()
-        assert taken_apart(text) is None
+        assert taken_apart(text)[1] is False
         return time.process_time() - started
 
     assert seconds(2_000_000) <= 15 * max(seconds(200_000), 0.02)
+
+
+def test_an_adapter_of_an_agent_with_calls_beside_the_text_is_known_on_its_server(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The canary asks with the tools that the agent showed; served under another name, the base is refused."""
+    base, data, adapter = recorded(tmp_path / "base", GOALS, good=True), tmp_path / "set", tmp_path / "adapter"
+    assert cli(capsys, "build", base, "--hold-out", 4, "--out", data)[0] == 0
+    settings = ("--base", "tiny", "--epochs", 8, "--lr", "5e-3", "--evals", 0)
+    assert cli(capsys, "train", data, *settings, "--out", adapter)[0] == 0
+    canary = json.loads((adapter / "canary.json").read_text())
+    assert canary["tools"] and all(one["base"] != one["tuned"] for one in canary["contexts"])
+    more = ("--dataset", data, "--adapter", adapter, "--contexts", 1, "--max-tokens", 30)
+    with served({"base": "local:tiny", "tuned": f"local:tiny+{adapter}"}) as url:
+        for name, code in (("tuned", 0), ("base", 2)):
+            words = ("replay", base, "--model", f"openai:{name}@{url}", *more, "--out", tmp_path / f"replay-{name}")
+            found, _, err = cli(capsys, *words)
+            assert found == code, err
+    assert "none is the adapter's, and 3 are the base's" in err and not (tmp_path / "replay-base").exists()
+    (trace, *_), _ = read_traces([tmp_path / "replay-tuned"])
+    prompt = Renderer(load_tokenizer("tiny"), trace.tools).prompt_ids(trace.turns[0].context)
+    local = tmp_path / "replay-local"
+    assert cli(capsys, "replay", base, "--model", f"local:tiny+{adapter}", *more[:2], *more[4:], "--out", local)[0] == 0
+    (same, *_), _ = read_traces([local])
+    assert same.turns[0].prompt_ids and same.turns[0].prompt_ids[0] == ids_hash(prompt)
 
 
 # --- the worked example ----------------------------------------------------------------------------------------------

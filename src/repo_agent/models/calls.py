@@ -1,5 +1,5 @@
 """Calls that a model wrote in Hermes tags, taken out of its text as a server's parser does: what comes back is one text
-all the same, `messages.spoken`. Where one of them is no JSON object with a name, the text stays as it is."""
+all the same, `messages.spoken`. Where one of them is no JSON object with a name, all stays content."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from repo_agent.messages import spoken
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 
 
-def taken_apart(text: str) -> str | None:
-    """The text with its calls beside it; None where it holds none."""
+def taken_apart(text: str) -> tuple[str, bool]:
+    """The text with its calls beside it, and whether it has any."""
     calls, begin = [], text.find(_OPEN)
     content, place = text[: max(begin, 0)], begin
     while place >= 0:
@@ -20,7 +20,10 @@ def taken_apart(text: str) -> str | None:
         end = len(text) if end < 0 else end
         calls.append(_read(text[place + len(_OPEN) : end]))
         place = text.find(_OPEN, end)
-    return spoken(content.strip(), [call for call in calls if call]) if calls and None not in calls else None
+    whole = [call for call in calls if call]
+    if not calls or len(whole) < len(calls):
+        return spoken(text, []), False
+    return spoken(content.strip(), whole), True
 
 
 def _read(text: str) -> dict[str, Any] | None:

@@ -93,8 +93,8 @@ def _app(models: Mapping[str, Model]) -> web.Application:
         if completion.finish_reason == "context":
             return _refused(400, "the prompt leaves no room in the maximum context length", "context_length_exceeded")
         if not body.get("stream"):
-            return web.json_response(_answer(name, completion))
-        return await _streamed(http, name, completion)
+            return web.json_response(_answer(name, completion, _said(request, completion)))
+        return await _streamed(http, name, completion, _said(request, completion))
 
     app = web.Application(client_max_size=64 * 2**20, middlewares=[guard(_not_for_pages)])
     app.add_routes([web.get("/v1/models", listed), web.post("/v1/chat/completions", complete)])
@@ -130,23 +130,27 @@ def _message(message: dict[str, Any]) -> Message:
     return Message.from_dict({**message, "role": role, "content": content})
 
 
-def _answer(name: str, completion: Completion) -> dict[str, Any]:
-    message, reason = _said(completion)
-    prompt, reply = completion.usage.prompt_tokens or 0, completion.usage.completion_tokens or 0
+def _answer(name: str, completion: Completion, said: tuple[dict[str, Any], str]) -> dict[str, Any]:
+    message, reason = said
     return {
         **_head(name, "chat.completion"),
         "choices": [{"index": 0, "message": {"role": "assistant", **message}, "finish_reason": reason}],
-        "usage": {"prompt_tokens": prompt, "completion_tokens": reply, "total_tokens": prompt + reply},
+        "usage": _usage(completion),
     }
+
+
+def _usage(completion: Completion) -> dict[str, int]:
+    prompt, reply = completion.usage.prompt_tokens or 0, completion.usage.completion_tokens or 0
+    return {"prompt_tokens": prompt, "completion_tokens": reply, "total_tokens": prompt + reply}
 
 
 def _head(name: str, kind: str) -> dict[str, Any]:
     return {"id": f"chatcmpl-{secrets.token_hex(8)}", "object": kind, "created": int(time.time()), "model": name}
 
 
-def _said(completion: Completion) -> tuple[dict[str, Any], str]:
+def _said(request: Request, completion: Completion) -> tuple[dict[str, Any], str]:
     """Content and calls of a reply, and its finish reason."""
-    content, calls = read_spoken(completion.text) if completion.raw_unknown else (completion.text, [])
+    content, calls = (completion.text, []) if request.tools is None else read_spoken(completion.text)
     if not calls:
         return {"content": content}, completion.finish_reason
     numbered = [
@@ -155,11 +159,13 @@ def _said(completion: Completion) -> tuple[dict[str, Any], str]:
     return {"content": content or None, "tool_calls": numbered}, "tool_calls"
 
 
-async def _streamed(http: web.Request, name: str, completion: Completion) -> web.StreamResponse:
+async def _streamed(
+    http: web.Request, name: str, completion: Completion, said: tuple[dict[str, Any], str]
+) -> web.StreamResponse:
     """The reply as server-sent events: all that was said in one, the finish reason and the usage in the next."""
     from aiohttp import web
 
-    message, reason = _said(completion)
+    message, reason = said
     if "tool_calls" in message:
         message["tool_calls"] = [{"index": place, **call} for place, call in enumerate(message["tool_calls"])]
     head = _head(name, "chat.completion.chunk")
@@ -167,8 +173,7 @@ async def _streamed(http: web.Request, name: str, completion: Completion) -> web
     await response.prepare(http)
     first = {"index": 0, "delta": {"role": "assistant", **message}, "finish_reason": None}
     last = {"index": 0, "delta": {}, "finish_reason": reason}
-    usage = _answer(name, completion)["usage"]
-    for event in ({**head, "choices": [first]}, {**head, "choices": [last], "usage": usage}):
+    for event in ({**head, "choices": [first]}, {**head, "choices": [last], "usage": _usage(completion)}):
         await response.write(f"data: {json.dumps(event)}\n\n".encode())
     await response.write(b"data: [DONE]\n\n")
     await response.write_eof()
