@@ -22,8 +22,6 @@ NEEDED = (
     "train"
 ).split()
 """Keys of run.json without which a run is no evidence."""
-RECORDED = ("record", "import")
-"""Kinds of runs that another agent played."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +92,7 @@ class Arm:
     @property
     def recorded(self) -> bool:
         """Whether another agent played: then nothing is pending."""
-        return str(self.record.get("kind", "")).partition(":")[0] in RECORDED
+        return is_recorded(self.record)
 
     @property
     def graded(self) -> bool:
@@ -155,6 +153,11 @@ class Arm:
         """What the tests ran in → number of rollouts; as run.json says where the rollouts do not."""
         found = Counter(row.isolation for row in self.rows if row.isolation)
         return found or Counter({str(self.record["isolation"]): len(self.rows)} if self.record.get("isolation") else {})
+
+
+def is_recorded(record: Mapping[str, Any]) -> bool:
+    """Whether another agent played a run, as its run.json says: `record`, or `import:KIND`."""
+    return str(record.get("kind")).partition(":")[0] in ("record", "import")
 
 
 def load_arm(run_dir: Path) -> Arm:
