@@ -212,24 +212,29 @@ print(time.process_time() - started, memory("VmHWM") - before, made["rows"])
 
 
 def test_law_1_time_and_memory_are_linear(tmp_path: Path, tiny_base: Path) -> None:
-    """A trace of 2,000 turns against one of 200: ten times the time and memory, more on a busy machine; what
-    grows with the square would take a hundred times."""
+    """A trace of 2,000 turns against one of 200: 12 times the time and the memory at most. Each is the least of some
+    runs: another program in the machine's caches only ever adds to it."""
     figures = {}
     for turns in (200, 2000):
         folder = tmp_path / str(turns)
         for name, count in (("small", 5), ("run", turns)):
             run = RunDir.open(folder / name, {"kind": "record"})
             write(run, "s", "go", [("", [("f", {"x": f"{n:05}"})], f"line {n:05}\n" * 40) for n in range(count)])
-        best = [float("inf"), float("inf")]
-        for _ in range(2):
-            done = subprocess.run(
-                [sys.executable, "-c", SCRIPT, str(folder), str(tiny_base)], capture_output=True, text=True, check=False
-            )
-            assert done.returncode == 0, done.stderr
-            seconds, kib, kept = map(float, done.stdout.split())
+        figures[turns] = [float("inf"), float("inf")]
+        for _ in range(2 if turns == 200 else 6):
+            seconds, kib, kept = _built(folder, tiny_base)
             assert kept == turns
-            best = [min(best[0], seconds), min(best[1], kib)]
-            subprocess.run(["rm", "-r", str(folder / "set"), str(folder / "warm")], check=True)
-        figures[turns] = best
-    assert figures[2000][0] <= 25 * figures[200][0] + 0.2, figures
+            figures[turns] = [min(figures[turns][0], seconds), min(figures[turns][1], kib)]
+            if turns == 2000 and seconds <= 12 * figures[200][0] + 0.2:
+                break
+    assert figures[2000][0] <= 12 * figures[200][0] + 0.2, figures
     assert figures[2000][1] <= 12 * max(figures[200][1], 4_000), figures
+
+
+def _built(folder: Path, base: Path) -> tuple[float, float, float]:
+    """Processor seconds, KiB of memory, and rows of a build in a process of its own."""
+    done = subprocess.run([sys.executable, "-c", SCRIPT, folder, base], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    subprocess.run(["rm", "-r", folder / "set", folder / "warm"], check=True)
+    seconds, kib, kept = map(float, done.stdout.split())
+    return seconds, kib, kept
