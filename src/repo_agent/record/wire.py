@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from repo_agent.messages import THOUGHTS, canonical_json, content_text, spoken
@@ -33,7 +34,7 @@ class ChatRequest:
         """Whether calls stand beside the text."""
         return bool(self.tools) or any(message.tool_calls for message in self.messages)
 
-    @property
+    @cached_property
     def contract(self) -> str:
         """Changes with the model and the tools: one rollout has one of each."""
         return _hash([self.model, self.tools])
