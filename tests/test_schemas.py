@@ -164,6 +164,7 @@ ODD = {
                                                      "pattern": "^(a+)+$"}}}, {"a": "a" * 40 + "!"}, "pattern"),
     "a circle": ({"properties": {"a": {"$ref": "#/properties/a"}}}, {"a": 1}, "$ref"),
     "5,000 levels": (DEEP, {"a": 1}, "schema"),
+    "too large to divide": ({"properties": {"a": {"multipleOf": 0.5}}}, {"a": 10**400}, "multipleOf"),
     "20,000 properties": ({"properties": {f"p{n}": {} for n in range(20_000)}}, {"a": 1}, "schema"),
 }  # fmt: skip
 

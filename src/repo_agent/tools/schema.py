@@ -99,7 +99,7 @@ def _made(text: str) -> ArgumentSchema:
 
 class ArgumentSchema:
     """The schema of one tool's arguments. Raises jsonschema.SchemaError for what is not a schema, and BadSchemaError
-    for a reference that leads nowhere."""
+    for a reference that leads nowhere, or a `$schema` that is no URL."""
 
     def __init__(self, schema: dict[str, Any]) -> None:
         self._known = nesting(schema) <= MAX_LEVELS and _nodes(schema, MAX_NODES) <= MAX_NODES
@@ -121,7 +121,8 @@ class ArgumentSchema:
         self._declared = declared(plain) if self._closes else frozenset[str]()
         self._of_names = "|".join(_name_patterns(plain))
         alone = sum(name == "required" for name in _names(plain)) == 1
-        self._required = tuple(plain.get("required", ())) if alone and isinstance(plain, dict) else ()
+        required = plain.get("required") if alone and isinstance(plain, dict) else None
+        self._required = tuple(required) if isinstance(required, list) else ()
         """What must be there, where no part of the schema asks for anything else: then a missing one is the best
         error, whatever else is wrong."""
 
@@ -180,7 +181,10 @@ def _validator_type(base: Any) -> Any:
 
 def _counted(name: str, keyword: Any, validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[Any]:
     _BUDGET.get().spend(1 + _size(value) + (_size(instance) if name in _ITERATE else 0))
-    yield from keyword(validator, value, instance, schema) or ()
+    try:
+        yield from keyword(validator, value, instance, schema) or ()
+    except OverflowError:  # an integer that is too large to divide
+        _BUDGET.get().unchecked.add(name)
 
 
 def _pattern(validator: Any, pattern: Any, instance: Any, schema: Any) -> Iterator[Any]:
