@@ -73,14 +73,14 @@ class LocalModel:
             done = await asyncio.wrap_future(row.future)
             text = self._renderer.tokenizer.decode(done.reply, clean_up_tokenization_spaces=False)
         usage = Usage(len(prompt), done.drawn)
-        apart = None if request.tools is None else taken_apart(text)
+        text, apart = (text, False) if request.tools is None else taken_apart(text)
         return Completion(
-            text if apart is None else apart,
+            text,
             done.finish or "",
             usage,
             prompt_ids_hash=ids_hash,
             tokenizer=self._renderer.fingerprint(),
-            raw_unknown=apart is not None,
+            raw_unknown=apart,
         )
 
     async def constraint(self, schema: dict[str, Any], ask: Ask) -> str:

@@ -66,6 +66,7 @@ def run_record(options: EvalOptions, suite: Suite, tasks: list[Task], setting: S
         **adapter_keys(options, trained),
         "isolation": setting.isolation.name,
         "isolated_io": options.isolated_io or None,
+        "intro": tilde(str(options.intro)) if options.intro else None,
         "versions": {"python": platform.python_version(), "repo-agent": version("repo-agent")},
     }
 
