@@ -507,7 +507,7 @@ def test_another_run_of_the_same_adapter_is_refused(server: TogetherServer, case
         case.train()
     with pytest.raises(UserError, match="other settings: learning_rate, lora_r"):
         case.train(resume=True, lr=1e-3, rank=4)
-    with JobFolder(case.out).held(), pytest.raises(UserError, match="another process follows this job"):
+    with JobFolder(case.out).held(), pytest.raises(UserError, match="another process trains in it"):
         case.train(resume=True)
     assert backend_named("together") and not server.jobs
 
