@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 SRC = Path(__file__).parent.parent / "src" / "repo_agent"
-FREE = {"errors", "escape", "messages", "redact", "files", "secrets", "keys"}
+FREE = {"errors", "escape", "messages", "redact", "files", "secrets", "sites", "keys"}
 """Every package may import these, and they import nothing of ours."""
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -21,6 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "redact": {"secrets"},
     "files": set(),
     "keys": set(),
+    "sites": set(),
     "secrets": set(),
     "tools": set(),
     "sandbox": set(),

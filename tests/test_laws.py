@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -201,35 +202,45 @@ from repo_agent.data.gates import gate_settings
 def memory(name):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name))
 
-folder, base = Path(sys.argv[1]), sys.argv[2]
+folder, base, times = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 every = {"no_split": True, "tokenizer": base, "settings": gate_settings(["within_length=off"])}
 build(BuildOptions([folder / "small"], **every), folder / "warm", say=lambda line: None)
 open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew
 before, started = memory("VmRSS"), time.process_time()
 made = build(BuildOptions([folder / "run"], **every), folder / "set", say=lambda line: None)
-print(time.process_time() - started, memory("VmHWM") - before, made["rows"])
+peak = memory("VmHWM") - before
+for n in range(1, times):
+    build(BuildOptions([folder / "run"], **every), folder / "set" / str(n), say=lambda line: None)
+print((time.process_time() - started) / times, peak, made["rows"])
 """
 
 
 def test_law_1_time_and_memory_are_linear(tmp_path: Path, tiny_base: Path) -> None:
-    """A trace of 2,000 turns against one of 200: ten times the time and memory, more on a busy machine; what
-    grows with the square would take a hundred times."""
-    figures = {}
+    """A trace of 2,000 turns against one of 200: 12 times the time and the memory at most. Both are measured for as
+    long, the small one ten times over, and in turn, since another program only ever adds to a measurement: the least
+    of one is held against the least of the other, until they fit."""
     for turns in (200, 2000):
-        folder = tmp_path / str(turns)
         for name, count in (("small", 5), ("run", turns)):
-            run = RunDir.open(folder / name, {"kind": "record"})
+            run = RunDir.open(tmp_path / str(turns) / name, {"kind": "record"})
             write(run, "s", "go", [("", [("f", {"x": f"{n:05}"})], f"line {n:05}\n" * 40) for n in range(count)])
-        best = [float("inf"), float("inf")]
-        for _ in range(2):
-            done = subprocess.run(
-                [sys.executable, "-c", SCRIPT, str(folder), str(tiny_base)], capture_output=True, text=True, check=False
-            )
-            assert done.returncode == 0, done.stderr
-            seconds, kib, kept = map(float, done.stdout.split())
+    least = {200: [float("inf")] * 2, 2000: [float("inf")] * 2}
+    for _ in range(8):
+        for turns, figures in least.items():
+            seconds, kib, kept = _built(tmp_path / str(turns), tiny_base, 2000 // turns)
             assert kept == turns
-            best = [min(best[0], seconds), min(best[1], kib)]
-            subprocess.run(["rm", "-r", str(folder / "set"), str(folder / "warm")], check=True)
-        figures[turns] = best
-    assert figures[2000][0] <= 25 * figures[200][0] + 0.2, figures
-    assert figures[2000][1] <= 12 * max(figures[200][1], 4_000), figures
+            figures[:] = min(figures[0], seconds), min(figures[1], kib)
+        if least[2000][0] <= 12 * least[200][0] + 0.2:
+            break
+    assert least[2000][0] <= 12 * least[200][0] + 0.2, least
+    assert least[2000][1] <= 12 * max(least[200][1], 4_000), least
+
+
+def _built(folder: Path, base: Path, times: int) -> tuple[float, float, float]:
+    """Processor seconds of a build, KiB of memory, and its rows: the mean of some in a process of its own."""
+    alone = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}  # threads that wait for each other take time, too
+    command = [sys.executable, "-c", SCRIPT, folder, base, str(times)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=alone)
+    assert done.returncode == 0, done.stderr
+    subprocess.run(["rm", "-r", folder / "set", folder / "warm"], check=True)
+    seconds, kib, kept = map(float, done.stdout.split())
+    return seconds, kib, kept

@@ -8,15 +8,22 @@ import re
 import subprocess
 import sys
 import threading
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from test_cli import run as cli
 from test_record import Recorder, play
 from upstream import said, upstream
 
+from repo_agent.chat.render import Renderer
+from repo_agent.chat.tokenizer import load_tokenizer
+from repo_agent.chat.tokens import ids_hash
 from repo_agent.data.build import BuildOptions, build
 from repo_agent.errors import UserError
 from repo_agent.evaluate.comparison import compare_runs
@@ -25,6 +32,7 @@ from repo_agent.models import Request, Sampling
 from repo_agent.models.local import LocalModel
 from repo_agent.models.openai_chat import OpenAIChat
 from repo_agent.models.serve import serving
+from repo_agent.traces.read import read_traces
 from repo_agent.traces.splits import held_out_now
 from repo_agent.traces.store import RunDir
 
@@ -162,7 +170,12 @@ def served(specs: dict[str, str]) -> Iterator[str]:
         thread.join(60)
 
 
-TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]
+def refused(url: str, body: str, **headers: str) -> int:
+    """The status that answers a body."""
+    request = urllib.request.Request(f"{url}/chat/completions", body.encode(), headers)
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(request, timeout=300)
+    return error.value.code
 
 
 def test_a_served_model_says_what_the_local_one_says() -> None:
@@ -188,10 +201,26 @@ def test_a_served_model_says_what_the_local_one_says() -> None:
         for body in ({"messages": []}, {"messages": wire, "n": 2}, {"messages": [{"role": "x", "content": "y"}]}):
             with pytest.raises(openai.BadRequestError, match="no chat completion request"):
                 client.chat.completions.create(model="base", **body)
+        for odd in (
+            '"temperature": NaN',
+            '"temperature": -1',
+            '"max_tokens": -4',
+            '"max_tokens": 1e999',
+            '"seed": 1e999',
+        ):
+            body = '{"model": "base", "messages": [{"role": "user", "content": "x"}], ' + odd + "}"
+            assert refused(url, body) == 400
+        assert refused(url, "[" * 100_000) == 400 and refused(url, "[1]") == 400
+        for header in (
+            {"Host": "pages.example"},
+            {"Origin": "https://pages.example"},
+            {"Sec-Fetch-Site": "cross-site"},
+        ):
+            assert refused(url, "{}", **header) == 403
         long = [{"role": "user", "content": "word " * 20_000}]
-        with pytest.raises(openai.BadRequestError) as refused:
+        with pytest.raises(openai.BadRequestError) as full:
             client.chat.completions.create(model="base", messages=long)
-        assert refused.value.code == "context_length_exceeded"
+        assert full.value.code == "context_length_exceeded"
         assert [model.id for model in client.models.list()] == ["base"]
     local = asyncio.run(said_by(LocalModel("tiny", name="local:tiny")))
     assert served_ones == local and streamed == local[0][0]
@@ -214,13 +243,48 @@ def test_calls_in_hermes_tags_are_taken_apart_as_a_server_does(
 ) -> None:
     from repo_agent.models.calls import taken_apart
 
-    apart = taken_apart(text)
-    if content is None:
-        assert apart is None
-    else:
-        assert apart is not None
-        said_beside, found = read_spoken(apart)
-        assert said_beside == content and [(one["name"], one["arguments"]) for one in found] == calls
+    apart, any_call = taken_apart(text)
+    said_beside, found = read_spoken(apart)
+    assert said_beside == (text if content is None else content) and any_call == bool(calls)
+    assert [(one["name"], one["arguments"]) for one in found] == calls
+
+
+def test_taking_calls_apart_is_linear() -> None:
+    """Endless white space behind a tag is what small models write."""
+    from repo_agent.models.calls import taken_apart
+
+    def seconds(size: int) -> float:
+        text = "<tool_call>" + (" " * size + "x") * 3 + "<tool_call>" * (size // 10)
+        started = time.process_time()
+        assert taken_apart(text)[1] is False
+        return time.process_time() - started
+
+    assert seconds(2_000_000) <= 15 * max(seconds(200_000), 0.02)
+
+
+def test_an_adapter_of_an_agent_with_calls_beside_the_text_is_known_on_its_server(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The canary asks with the tools that the agent showed; served under another name, the base is refused."""
+    base, data, adapter = recorded(tmp_path / "base", GOALS, good=True), tmp_path / "set", tmp_path / "adapter"
+    assert cli(capsys, "build", base, "--hold-out", 4, "--out", data)[0] == 0
+    settings = ("--base", "tiny", "--epochs", 8, "--lr", "5e-3", "--evals", 0)
+    assert cli(capsys, "train", data, *settings, "--out", adapter)[0] == 0
+    canary = json.loads((adapter / "canary.json").read_text())
+    assert canary["tools"] and all(one["base"] != one["tuned"] for one in canary["contexts"])
+    more = ("--dataset", data, "--adapter", adapter, "--contexts", 1, "--max-tokens", 30)
+    with served({"base": "local:tiny", "tuned": f"local:tiny+{adapter}"}) as url:
+        for name, code in (("tuned", 0), ("base", 2)):
+            words = ("replay", base, "--model", f"openai:{name}@{url}", *more, "--out", tmp_path / f"replay-{name}")
+            found, _, err = cli(capsys, *words)
+            assert found == code, err
+    assert "none is the adapter's, and 3 are the base's" in err and not (tmp_path / "replay-base").exists()
+    (trace, *_), _ = read_traces([tmp_path / "replay-tuned"])
+    prompt = Renderer(load_tokenizer("tiny"), trace.tools).prompt_ids(trace.turns[0].context)
+    local = tmp_path / "replay-local"
+    assert cli(capsys, "replay", base, "--model", f"local:tiny+{adapter}", *more[:2], *more[4:], "--out", local)[0] == 0
+    (same, *_), _ = read_traces([local])
+    assert same.turns[0].prompt_ids and same.turns[0].prompt_ids[0] == ids_hash(prompt)
 
 
 # --- the worked example ----------------------------------------------------------------------------------------------

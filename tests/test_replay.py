@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -119,20 +121,39 @@ def test_base_against_tuned_by_replay(tmp_path: Path, teacher: Path) -> None:
         compare_runs([tmp_path / "base", teacher])
 
 
-def test_a_stopped_replay_goes_on_where_it_was(tmp_path: Path, teacher: Path) -> None:
+def test_a_stopped_replay_goes_on_where_it_was(
+    tmp_path: Path, teacher: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     known = replies(teacher)
     with FaultServer(answering(known)) as server:
-        given = options([teacher], tmp_path / "out", server, contexts=6, budget_tokens=60_000)
+        more = {"contexts": 6, "read_chars": 9_000, "split": "all"}
+        given = options([teacher], tmp_path / "out", server, **more, budget_tokens=60_000)
         stopped = run_replay(given)
         assert stopped["stopped"] and 0 < stopped["rollouts"] < 48 and stopped["pending"]
         arm = load_arm(tmp_path / "out")
         assert len(arm.pending) == stopped["pending"] and eval_command(arm).startswith("repo-agent replay ")
-        done = run_replay(options([teacher], tmp_path / "out", server, contexts=6))
+        code, out, err = cli(capsys, *shlex.split(eval_command(arm))[1:], "--json")
+        assert code == 0, err
+        done = json.loads(out)
         assert done["rollouts"] == 48 and not done["pending"] and len(server.asked) == 48
-        assert run_replay(options([teacher], tmp_path / "out", server, contexts=6))["rollouts"] == 48
+        assert run_replay(options([teacher], tmp_path / "out", server, **more))["rollouts"] == 48
         with pytest.raises(UserError, match=r"differing: .*contexts"):
-            run_replay(options([teacher], tmp_path / "out", server, contexts=7))
+            run_replay(options([teacher], tmp_path / "out", server, **more | {"contexts": 7}))
         assert len(server.asked) == 48
+
+
+def test_an_older_task_lends_no_other_its_files(tmp_path: Path, teacher: Path) -> None:
+    """Of two runs with a task of one name, only the one whose task is still the same is run."""
+    older = tmp_path / "older"
+    shutil.copytree(teacher, older)
+    record = json.loads((older / "run.json").read_text())
+    (older / "run.json").write_text(json.dumps(record | {"task_hashes": dict.fromkeys(record["tasks"], "changed")}))
+    with FaultServer(lambda body, seen: said(CALL)) as server:
+        for name, paths, runs in (("old", [older], 0), ("new", [teacher], 16)):
+            result = run_replay(options(paths, tmp_path / name, server, contexts=2))
+            assert (result["contexts"], result["runnable"]) == (16, runs)
+    whole = [read_events(path)[0] for path in (tmp_path / "old").rglob("traces/*/*.jsonl")]
+    assert not any(isinstance(event, events.ToolResultEvent) for log in whole for event in log)
 
 
 def test_what_has_no_context_is_refused(tmp_path: Path, teacher: Path) -> None:

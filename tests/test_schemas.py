@@ -4,6 +4,7 @@ and what is not checked is told and never the model's fault."""
 from __future__ import annotations
 
 import functools
+import json
 import re
 import threading
 import time
@@ -163,6 +164,7 @@ ODD = {
                                                      "pattern": "^(a+)+$"}}}, {"a": "a" * 40 + "!"}, "pattern"),
     "a circle": ({"properties": {"a": {"$ref": "#/properties/a"}}}, {"a": 1}, "$ref"),
     "5,000 levels": (DEEP, {"a": 1}, "schema"),
+    "too large to divide": ({"properties": {"a": {"multipleOf": 0.5}}}, {"a": 10**400}, "multipleOf"),
     "20,000 properties": ({"properties": {f"p{n}": {} for n in range(20_000)}}, {"a": 1}, "schema"),
 }  # fmt: skip
 
@@ -192,6 +194,18 @@ def test_a_fault_that_was_found_counts_though_something_else_is_unchecked() -> N
     assert result.fault and (result.fault.turn_class, result.unchecked) == ("wrong_type", {"pattern"})
     result = checked(schema, {"a": "a" * 40, "b": "1"})
     assert result.fault and result.fault.turn_class == "missing_arg"
+
+
+def test_a_schema_that_comes_again_is_made_once_and_its_order_counts() -> None:
+    properties = {name: {"type": "string"} for name in "ab"}
+    entry = {"name": "f", "parameters": {"type": "object", "properties": properties, "required": ["a", "b"]}}
+    twin, other = json.loads(json.dumps(entry)), json.loads(json.dumps(entry))
+    other["parameters"]["properties"] = dict(reversed(properties.items()))
+    first, again, third = (Registry.from_openai([one]).specs["f"] for one in (entry, twin, other))
+    assert first.schema is again.schema and third.schema is not first.schema
+    assert list(third.parameters["properties"]) == ["b", "a"]
+    twin["parameters"]["required"].clear()
+    assert first.schema.check({}, lambda best, error: best or error)[0] is not None
 
 
 def test_the_verdict_carries_what_was_unchecked() -> None:

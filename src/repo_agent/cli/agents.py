@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from repo_agent.cli.options import Json, output, shown
+from repo_agent.cli.options import Adapter, Json, output, shown
 
 Tools = Annotated[Path | None, typer.Option("--tools", help="Tools to judge by: schema.json, or a .py file.")]
 
@@ -39,9 +39,7 @@ def record(
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes any free one.", min=0, max=65535)] = 8321,
     tools: Tools = None,
     task_from: Annotated[str, typer.Option(help="Task ids: goal, name, or regex:PATTERN over the goal.")] = "goal",
-    adapter: Annotated[
-        Path | None, typer.Option(help="Directory of the adapter that the upstream's model runs.")
-    ] = None,
+    adapter: Adapter = None,
     as_json: Json = False,
 ) -> None:
     """Record any agent: a proxy to its OpenAI-compatible server that turns conversations into traces. Ctrl-C ends it.

@@ -11,6 +11,7 @@ from typing import Any
 from repo_agent.chat.render import Renderer
 from repo_agent.data.trajectories import Label, Trajectory
 from repo_agent.models.batch import Batch, Row
+from repo_agent.models.local import ends_of
 from repo_agent.protocols import PROTOCOLS
 from repo_agent.tools.registry import Registry
 from repo_agent.tools.verdict import judge
@@ -29,8 +30,7 @@ def replay(model: Any, renderer: Renderer, trajectories: Sequence[Trajectory], m
     if not chosen:
         return 0, 0
     base = model.get_base_model()
-    ends = [renderer.tokenizer.eos_token_id]
-    batch = Batch(base, eos=ends, known=len(renderer.tokenizer), max_rows=ROWS)
+    batch = Batch(base, eos=ends_of(base, renderer.tokenizer), known=len(renderer.tokenizer), max_rows=ROWS)
     context = base.config.max_position_embeddings
     waiting, running, valid, replayed = list(chosen), {}, 0, 0
     with torch.no_grad():

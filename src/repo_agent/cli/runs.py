@@ -7,7 +7,26 @@ from typing import Annotated, Any
 
 import typer
 
-from repo_agent.cli.options import SUITE, HeldOut, IsolatedIo, Json, Unsafe, output, shown
+from repo_agent.cli.options import (
+    SUITE,
+    Adapter,
+    BudgetTokens,
+    BudgetUsd,
+    Constrain,
+    HeldOut,
+    IsolatedIo,
+    Json,
+    MaxTokens,
+    ObservationChars,
+    PriceIn,
+    PriceOut,
+    ReadChars,
+    Seed,
+    Temperature,
+    Unsafe,
+    output,
+    shown,
+)
 from repo_agent.errors import InfraError, Stopped
 
 SuiteOpt = Annotated[str, typer.Option("--suite", help=SUITE)]
@@ -18,31 +37,29 @@ def eval_(
     split: Annotated[str, typer.Option(help="Which tasks: train, held-out or all.")],
     model: Annotated[str, typer.Option(help="local:BASE[+ADAPTER], openai:NAME[@BASE_URL], together:NAME, or oracle.")],
     out: Annotated[Path, typer.Option(help="Run directory; an unfinished one with the same settings is resumed.")],
-    adapter: Annotated[Path | None, typer.Option(help="Directory of the adapter that a server's model runs.")] = None,
+    adapter: Adapter = None,
     held_out: HeldOut = None,
     protocol: Annotated[str, typer.Option(help="How a call looks on the wire: json, hermes, native.")] = "json",
-    constrain: Annotated[bool, typer.Option("--constrain", help="Schema-constrained decoding.")] = False,
+    constrain: Constrain = False,
     rollouts: Annotated[int, typer.Option(help="Rollouts of each task.", min=1)] = 1,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.", min=0, max=5)] = 0.7,
-    max_tokens: Annotated[int, typer.Option(help="Cap on one reply; write_file carries a whole file.", min=1)] = 4096,
-    seed: Annotated[int, typer.Option(help="Fixes every draw, whatever --jobs is.")] = 0,
+    temperature: Temperature = 0.7,
+    max_tokens: MaxTokens = 4096,
+    seed: Seed = 0,
     jobs: Annotated[int, typer.Option(help="Rollouts at once.", min=1)] = 8,
     max_steps: Annotated[int, typer.Option(help="Turns of one rollout.", min=1)] = 16,
     max_bad_turns: Annotated[int, typer.Option(help="Bad turns in a row that end a rollout.", min=1)] = 4,
-    observation_chars: Annotated[int, typer.Option(help="Longer outputs of tools are cut.", min=200)] = 4_000,
-    read_chars: Annotated[
-        int, typer.Option(help="The most that read_file shows, whatever is asked for.", min=200)
-    ] = 16_000,
+    observation_chars: ObservationChars = 4_000,
+    read_chars: ReadChars = 16_000,
     intro: Annotated[Path | None, typer.Option(help="A text file for the system prompt to begin with.")] = None,
     tests: Annotated[str, typer.Option(help="The model sees test results on_write, on_final or never.")] = "on_write",
     stop_on_pass: Annotated[bool, typer.Option("--stop-on-pass", help="End a rollout when its tests pass.")] = False,
     unsafe_local: Unsafe = False,
     isolated_io: IsolatedIo = False,
     tools: Annotated[str | None, typer.Option(help="Your own tools: a .py file or a module; runs in here.")] = None,
-    budget_usd: Annotated[float | None, typer.Option(help="Stop before this is exceeded; resumed runs count.")] = None,
-    budget_tokens: Annotated[int | None, typer.Option(help="The same in tokens, prompts and replies.")] = None,
-    price_in: Annotated[float | None, typer.Option(help="USD per million prompt tokens.", min=0)] = None,
-    price_out: Annotated[float | None, typer.Option(help="USD per million reply tokens.", min=0)] = None,
+    budget_usd: BudgetUsd = None,
+    budget_tokens: BudgetTokens = None,
+    price_in: PriceIn = None,
+    price_out: PriceOut = None,
     as_json: Json = False,
 ) -> None:
     """Play live rollouts of one model over one side of a suite, into a run directory of traces.
@@ -81,19 +98,19 @@ def replay(
     suite: Annotated[str | None, typer.Option("--suite", help=f"Take the split from this suite: {SUITE}")] = None,
     contexts: Annotated[int, typer.Option(help="Contexts of each task, at most; chosen by hash.", min=1)] = 20,
     samples: Annotated[int, typer.Option(help="Next calls to draw in each context.", min=1)] = 1,
-    adapter: Annotated[Path | None, typer.Option(help="Directory of the adapter that a server's model runs.")] = None,
+    adapter: Adapter = None,
     tools: Annotated[str | None, typer.Option(help="Your tools: a .py file, a module, or schema.json.")] = None,
-    constrain: Annotated[bool, typer.Option("--constrain", help="Schema-constrained decoding.")] = False,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.", min=0, max=5)] = 0.7,
-    max_tokens: Annotated[int, typer.Option(help="Cap on one reply; write_file carries a whole file.", min=1)] = 4096,
-    seed: Annotated[int, typer.Option(help="Fixes every draw, whatever --jobs is.")] = 0,
+    constrain: Constrain = False,
+    temperature: Temperature = 0.7,
+    max_tokens: MaxTokens = 4096,
+    seed: Seed = 0,
     jobs: Annotated[int, typer.Option(help="Calls at once.", min=1)] = 8,
-    observation_chars: Annotated[int, typer.Option(help="Longer outputs of tools are cut.", min=200)] = 4_000,
-    read_chars: Annotated[int, typer.Option(help="The most that read_file shows.", min=200)] = 16_000,
-    budget_usd: Annotated[float | None, typer.Option(help="Stop before this is exceeded; resumed runs count.")] = None,
-    budget_tokens: Annotated[int | None, typer.Option(help="The same in tokens, prompts and replies.")] = None,
-    price_in: Annotated[float | None, typer.Option(help="USD per million prompt tokens.", min=0)] = None,
-    price_out: Annotated[float | None, typer.Option(help="USD per million reply tokens.", min=0)] = None,
+    observation_chars: ObservationChars = 4_000,
+    read_chars: ReadChars = 16_000,
+    budget_usd: BudgetUsd = None,
+    budget_tokens: BudgetTokens = None,
+    price_in: PriceIn = None,
+    price_out: PriceOut = None,
     as_json: Json = False,
 ) -> None:
     """Ask a model for the next call in recorded contexts of held-out tasks, yours or any agent's; judge each.
@@ -103,7 +120,7 @@ def replay(
 
     repo-agent replay runs/mine --model local:BASE+adapters/first --dataset datasets/mine --out runs/replay-tuned
     """
-    given = {name: value for name, value in locals().items() if name not in ("as_json", "suite")}
+    given = {name: value for name, value in locals().items() if name != "as_json"}
     from repo_agent.cli.held_out import replayed_tasks
     from repo_agent.rollout.replay import ReplayOptions, run_replay
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from repo_agent.cli.options import Json, output, shown
-from repo_agent.errors import UserError
+from repo_agent.errors import InfraError, Stopped, UserError
 
 _NO_SETTINGS = frozenset("dataset out backend config resume cancel dry_run usd_per_hour as_json".split())
 """Options of the command that are no fields of a TrainConfig."""
@@ -148,11 +150,23 @@ def train(
         return
     main = _is_main()
     show = shown(as_json or not main)
-    with show.bar("training") as bar:
+    with _how_to_go_on(resume), show.bar("training") as bar:
         more = {"resume": resume, "ask": show.asking(), "say": show.line, "probe": replay}
         record = train_on(dataset, out, settings, bar.step, **more)
     if main:
         output(as_json, record.model_dump(mode="json"), lambda show: show.lines(_told(out, record)))
+
+
+@contextmanager
+def _how_to_go_on(resumed: bool) -> Iterator[None]:
+    again = f"the same command{'' if resumed else ' with --resume'} continues"
+    try:
+        yield
+    except InfraError as error:
+        error.resume = error.resume or again
+        raise
+    except KeyboardInterrupt:
+        raise Stopped("stopped", 130, again) from None
 
 
 def _cancel(backend: str, out: Path) -> str:

@@ -25,15 +25,19 @@ class Texts:
         self._allowed = allowed
         self._spelt = spelt or (lambda text: ())
         """The special tokens that a text spells."""
+        self._turns: Sequence[Label] = ()
+        self._replaced: int | None = None
         self._secrets = _Scan(self._secret_in)
         self._tokens = _Scan(lambda text: next((f"spells {token}" for token in self._spelt(text)), ""))
         self._broken = _Scan(lambda text: "" if _is_utf8(text) else "holds half of a character")
 
     def secret(self, trajectory: Trajectory, turn: Label) -> str:
         """Where a credential is found at or before a turn, or "": its kind, a hash to allow it by, and the message."""
-        first = next((other.t for other in trajectory.turns if other.redacted), None)
-        if first is not None and turn.t >= first:
-            return f"a credential was replaced when turn {first} was recorded"
+        if trajectory.turns is not self._turns:
+            self._turns = trajectory.turns
+            self._replaced = next((other.t for other in trajectory.turns if other.redacted), None)
+        if self._replaced is not None and turn.t >= self._replaced:
+            return f"a credential was replaced when turn {self._replaced} was recorded"
         return self._secrets.before(trajectory, turn)
 
     def control_token(self, trajectory: Trajectory, turn: Label) -> str:

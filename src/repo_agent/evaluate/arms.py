@@ -22,8 +22,6 @@ NEEDED = (
     "train"
 ).split()
 """Keys of run.json without which a run is no evidence."""
-RECORDED = ("record", "import")
-"""Kinds of runs that another agent played."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +92,7 @@ class Arm:
     @property
     def recorded(self) -> bool:
         """Whether another agent played: then nothing is pending."""
-        return str(self.record.get("kind", "")).partition(":")[0] in RECORDED
+        return is_recorded(self.record)
 
     @property
     def graded(self) -> bool:
@@ -157,6 +155,11 @@ class Arm:
         return found or Counter({str(self.record["isolation"]): len(self.rows)} if self.record.get("isolation") else {})
 
 
+def is_recorded(record: Mapping[str, Any]) -> bool:
+    """Whether another agent played a run, as its run.json says: `record`, or `import:KIND`."""
+    return str(record.get("kind")).partition(":")[0] in ("record", "import")
+
+
 def load_arm(run_dir: Path) -> Arm:
     """Read one run directory; its index is rebuilt first where it does not list just the whole traces.
 
@@ -204,38 +207,42 @@ def _row(raw: Mapping[str, Any], run_dir: Path) -> Row:
 
 def eval_command(arm: Arm) -> str:
     """The command that plays an arm's pending rollouts: the one that made its run, rebuilt from run.json."""
-    record, limits, sampling = arm.record, arm.record["limits"], arm.record["sampling"]
+    record, limits = arm.record, arm.record["limits"]
     if arm.replayed:
         return _replay_command(arm)
     options: dict[str, Any] = {"suite": record["suite"], "split": record["split"], "model": record["model"]}
     options["out"] = shown(arm.path)
     options["held-out"] = record["held_out_groups"]
     options |= {"protocol": record["protocol"], "rollouts": record["rollouts"], "seed": record["seed"]}
-    options |= {key.replace("_", "-"): sampling[key] for key in ("temperature", "max_tokens") if key in sampling}
-    options |= {key.replace("_", "-"): limits[key] for key in ("max_steps", "max_bad_turns", "tests") if key in limits}
-    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    if record.get("adapter_dir"):
-        words += ["--adapter", record["adapter_dir"]]
-    if record.get("tools"):
-        words += ["--tools", record["tools"]["module"]]
-    switches = {"--constrain": record["constrain"], "--stop-on-pass": limits.get("stop_on_pass")}
-    switches["--unsafe-local"] = record.get("isolation") == "unsafe-local"
-    switches["--isolated-io"] = bool(record.get("isolated_io"))
-    words += [flag for flag, on in switches.items() if on]
-    return " ".join(["repo-agent", "eval", *map(_quoted, words)])
+    named = ("observation_chars", "read_chars", "max_steps", "max_bad_turns", "tests")
+    options |= _model_options(record) | {"intro": record.get("intro")}
+    options |= {key: limits[key] for key in named if key in limits}
+    switches = {"stop-on-pass": limits.get("stop_on_pass"), "isolated-io": record.get("isolated_io")}
+    switches["unsafe-local"] = record.get("isolation") == "unsafe-local"
+    return _command(record, "eval", [], options, switches)
 
 
 def _replay_command(arm: Arm) -> str:
-    record, sampling = arm.record, arm.record["sampling"]
+    record, limits = arm.record, arm.record["limits"]
     options: dict[str, Any] = {"model": record["model"], "out": shown(arm.path), "split": record["split"]}
-    options |= {key: record[key] for key in ("contexts", "samples", "seed")}
-    options |= {"temperature": sampling["temperature"], "max-tokens": sampling["max_tokens"]}
-    words = [*record["runs"], *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
-    words += ["--dataset", record["dataset"]] if record.get("dataset") else []
-    words += ["--adapter", record["adapter_dir"]] if record.get("adapter_dir") else []
-    words += ["--tools", record["tools"]["module"]] if record.get("tools") else []
-    words += ["--constrain"] if record["constrain"] else []
-    return " ".join(["repo-agent", "replay", *map(_quoted, words)])
+    options |= record["split_from"] | {key: record[key] for key in ("contexts", "samples", "seed")}
+    options |= _model_options(record) | {key: limits[key] for key in ("observation_chars", "read_chars")}
+    return _command(record, "replay", record["runs"], options, {})
+
+
+def _model_options(record: Mapping[str, Any]) -> dict[str, Any]:
+    """How the model was asked, beside its name."""
+    sampling = {key: record["sampling"].get(key) for key in ("temperature", "max_tokens")}
+    return sampling | {"adapter": record.get("adapter_dir"), "tools": (record.get("tools") or {}).get("module")}
+
+
+def _command(
+    record: Mapping[str, Any], name: str, words: Sequence[str], options: dict[str, Any], switches: dict[str, Any]
+) -> str:
+    """A command as a shell takes it; options without a value are left out."""
+    given = [(f"--{key.replace('_', '-')}", str(value)) for key, value in options.items() if value is not None]
+    flags = [f"--{flag}" for flag, on in ({"constrain": record["constrain"]} | switches).items() if on]
+    return " ".join(["repo-agent", name, *map(_quoted, [*words, *(word for pair in given for word in pair), *flags])])
 
 
 def shown(path: Path) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from repo_agent.errors import UserError
-from repo_agent.evaluate.arms import RECORDED, Arm, load_arm, shown
+from repo_agent.evaluate.arms import Arm, is_recorded, load_arm, shown
 from repo_agent.evaluate.recorded import matched, recorded_arm
 from repo_agent.traces.store import TOOLS, RunDir
 
@@ -26,7 +26,7 @@ def load_arms(run_dirs: Sequence[Path]) -> tuple[Arm, ...]:
         raise UserError("a comparison needs at least two runs", "compare", "Give two run directories or more")
     if len({path.resolve() for path in run_dirs}) < len(run_dirs):
         raise UserError("the same run directory is given twice", "compare", "Give each run once")
-    arms = [recorded_arm(path) if _is_recorded(path) else load_arm(path) for path in run_dirs]
+    arms = [recorded_arm(path) if is_recorded(RunDir(path).record) else load_arm(path) for path in run_dirs]
     if all(arm.recorded for arm in arms):
         arms = matched(arms)
     comparable(arms)
@@ -36,17 +36,13 @@ def load_arms(run_dirs: Sequence[Path]) -> tuple[Arm, ...]:
     return tuple(replace(arm, name=f"{arm.name} in {shown(arm.path)}") if count[arm.name] > 1 else arm for arm in arms)
 
 
-def _is_recorded(path: Path) -> bool:
-    return str(RunDir(path).record.get("kind", "")).partition(":")[0] in RECORDED
-
-
 def comparable(arms: Sequence[Arm]) -> None:
     """Raise a UserError that names what differs, where arms did not do the same work under the same settings.
 
     Model, constraint and system prompt are what arms may differ in; arms of one model, in the seed too.
     """
     first, free = arms[0], {"seed"} if same_model(arms) else set()
-    if arms[0].recorded and all(arm.recorded for arm in arms):
+    if all(arm.recorded for arm in arms):
         free |= {"rollouts", "limits", "sampling", "kind"}  # unknown, or said beside the figures
     for arm in arms[1:]:
         keys = [key for key in SAME_IN_ALL_ARMS if key not in free]

@@ -47,7 +47,7 @@ class LocalModel:
         self._with_tools: dict[bytes, Renderer] = {}
         model = _load(base, adapter, device, dtype)
         tokenizer = self._renderer.tokenizer
-        eos = _eos(model, tokenizer)
+        eos = ends_of(model, tokenizer)
         self._context: int = model.config.max_position_embeddings
         self._batch = Batch(model, eos=eos, known=len(tokenizer), max_rows=max_batch)
         self._grammars: Grammars | None = None
@@ -73,14 +73,14 @@ class LocalModel:
             done = await asyncio.wrap_future(row.future)
             text = self._renderer.tokenizer.decode(done.reply, clean_up_tokenization_spaces=False)
         usage = Usage(len(prompt), done.drawn)
-        apart = None if request.tools is None else taken_apart(text)
+        text, apart = (text, False) if request.tools is None else taken_apart(text)
         return Completion(
-            text if apart is None else apart,
+            text,
             done.finish or "",
             usage,
             prompt_ids_hash=ids_hash,
             tokenizer=self._renderer.fingerprint(),
-            raw_unknown=apart is not None,
+            raw_unknown=apart,
         )
 
     async def constraint(self, schema: dict[str, Any], ask: Ask) -> str:
@@ -195,7 +195,7 @@ def _adapt(model: Any, adapter: Path, base: str) -> Any:
     return adapted.merge_and_unload() if model.dtype == torch.float32 else adapted
 
 
-def _eos(model: Any, tokenizer: Any) -> list[int]:
+def ends_of(model: Any, tokenizer: Any) -> list[int]:
     """Every token that ends a turn; the tokenizer's own first."""
     said = model.generation_config.eos_token_id
     more = said if isinstance(said, list) else [said]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 DEFAULT_CAP = 4096
 """Tokens of a reply, where a request names no cap."""
+HOTTEST = 5.0
 _ROLES = frozenset({"system", "user", "assistant", "tool"})
 OnStart = Callable[[str], None]
 """Is told the base URL."""
@@ -70,6 +71,8 @@ async def _until_signal(specs: Mapping[str, str], port: int, on_start: OnStart) 
 def _app(models: Mapping[str, Model]) -> web.Application:
     from aiohttp import web
 
+    from repo_agent.sites import guard
+
     async def listed(_: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": [{"id": name, "object": "model"} for name in models]})
 
@@ -79,7 +82,7 @@ def _app(models: Mapping[str, Model]) -> web.Application:
             name = body["model"]
             model = models.get(name)
             request = _request(body)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
             return _refused(400, f"no chat completion request ({type(error).__name__}: {error})")
         if model is None:
             return _refused(404, f"no model {name!r}; there are: {', '.join(models)}", "model_not_found")
@@ -90,24 +93,27 @@ def _app(models: Mapping[str, Model]) -> web.Application:
         if completion.finish_reason == "context":
             return _refused(400, "the prompt leaves no room in the maximum context length", "context_length_exceeded")
         if not body.get("stream"):
-            return web.json_response(_answer(name, completion))
-        return await _streamed(http, name, completion)
+            return web.json_response(_answer(name, completion, _said(request, completion)))
+        return await _streamed(http, name, completion, _said(request, completion))
 
-    app = web.Application(client_max_size=64 * 2**20)
+    app = web.Application(client_max_size=64 * 2**20, middlewares=[guard(_not_for_pages)])
     app.add_routes([web.get("/v1/models", listed), web.post("/v1/chat/completions", complete)])
     return app
 
 
 def _request(body: Mapping[str, Any]) -> Request:
-    """Raises ValueError, KeyError, TypeError or AttributeError for another shape."""
+    """Raises ValueError, KeyError, TypeError, AttributeError, ArithmeticError or RecursionError for another shape."""
     form = body.get("response_format") or {}
-    cap = body.get("max_completion_tokens") or body.get("max_tokens") or DEFAULT_CAP
+    cap = int(body.get("max_completion_tokens") or body.get("max_tokens") or DEFAULT_CAP)
     temperature, seed = body.get("temperature"), body.get("seed")
+    temperature = 1.0 if temperature is None else float(temperature)
     if body.get("n", 1) != 1 or not body["messages"]:
         raise ValueError("one reply to one conversation is served")
+    if not 0 <= temperature <= HOTTEST or cap < 1:
+        raise ValueError(f"temperature {temperature} or max_tokens {cap} is out of range")
     return Request(
         tuple(_message(message) for message in body["messages"]),
-        Sampling(1.0 if temperature is None else float(temperature), int(cap)),
+        Sampling(temperature, cap),
         secrets.randbelow(2**31) if seed is None else int(seed) % 2**31,
         form["json_schema"]["schema"] if form.get("type") == "json_schema" else None,
         body.get("tools") or None,
@@ -124,23 +130,27 @@ def _message(message: dict[str, Any]) -> Message:
     return Message.from_dict({**message, "role": role, "content": content})
 
 
-def _answer(name: str, completion: Completion) -> dict[str, Any]:
-    message, reason = _said(completion)
-    prompt, reply = completion.usage.prompt_tokens or 0, completion.usage.completion_tokens or 0
+def _answer(name: str, completion: Completion, said: tuple[dict[str, Any], str]) -> dict[str, Any]:
+    message, reason = said
     return {
         **_head(name, "chat.completion"),
         "choices": [{"index": 0, "message": {"role": "assistant", **message}, "finish_reason": reason}],
-        "usage": {"prompt_tokens": prompt, "completion_tokens": reply, "total_tokens": prompt + reply},
+        "usage": _usage(completion),
     }
+
+
+def _usage(completion: Completion) -> dict[str, int]:
+    prompt, reply = completion.usage.prompt_tokens or 0, completion.usage.completion_tokens or 0
+    return {"prompt_tokens": prompt, "completion_tokens": reply, "total_tokens": prompt + reply}
 
 
 def _head(name: str, kind: str) -> dict[str, Any]:
     return {"id": f"chatcmpl-{secrets.token_hex(8)}", "object": kind, "created": int(time.time()), "model": name}
 
 
-def _said(completion: Completion) -> tuple[dict[str, Any], str]:
+def _said(request: Request, completion: Completion) -> tuple[dict[str, Any], str]:
     """Content and calls of a reply, and its finish reason."""
-    content, calls = read_spoken(completion.text) if completion.raw_unknown else (completion.text, [])
+    content, calls = (completion.text, []) if request.tools is None else read_spoken(completion.text)
     if not calls:
         return {"content": content}, completion.finish_reason
     numbered = [
@@ -149,11 +159,13 @@ def _said(completion: Completion) -> tuple[dict[str, Any], str]:
     return {"content": content or None, "tool_calls": numbered}, "tool_calls"
 
 
-async def _streamed(http: web.Request, name: str, completion: Completion) -> web.StreamResponse:
+async def _streamed(
+    http: web.Request, name: str, completion: Completion, said: tuple[dict[str, Any], str]
+) -> web.StreamResponse:
     """The reply as server-sent events: all that was said in one, the finish reason and the usage in the next."""
     from aiohttp import web
 
-    message, reason = _said(completion)
+    message, reason = said
     if "tool_calls" in message:
         message["tool_calls"] = [{"index": place, **call} for place, call in enumerate(message["tool_calls"])]
     head = _head(name, "chat.completion.chunk")
@@ -161,12 +173,15 @@ async def _streamed(http: web.Request, name: str, completion: Completion) -> web
     await response.prepare(http)
     first = {"index": 0, "delta": {"role": "assistant", **message}, "finish_reason": None}
     last = {"index": 0, "delta": {}, "finish_reason": reason}
-    usage = _answer(name, completion)["usage"]
-    for event in ({**head, "choices": [first]}, {**head, "choices": [last], "usage": usage}):
+    for event in ({**head, "choices": [first]}, {**head, "choices": [last], "usage": _usage(completion)}):
         await response.write(f"data: {json.dumps(event)}\n\n".encode())
     await response.write(b"data: [DONE]\n\n")
     await response.write_eof()
     return response
+
+
+def _not_for_pages(header: str) -> web.Response:
+    return _refused(403, f"this server is for programs of this machine alone; see {header}")
 
 
 def _refused(status: int, message: str, code: str | None = None) -> web.Response:

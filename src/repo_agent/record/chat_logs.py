@@ -11,7 +11,7 @@ from typing import Any
 from repo_agent.errors import UserError
 from repo_agent.record.conversation import Conversation
 from repo_agent.record.conversations import Conversations
-from repo_agent.record.wire import ChatRequest, Reply, read_reply, read_request
+from repo_agent.record.wire import ChatRequest, Reply, read_reply, read_request, value_of
 
 EACH = 'Each entry is {"request", "response"}, or {"messages", "tools", "passed"}'
 _TASKS = ("task", "instance_id")
@@ -54,21 +54,22 @@ def _mark(conversation: Conversation, record: dict[str, Any]) -> None:
 
 
 def _body(record: dict[str, Any]) -> dict[str, Any]:
-    """The request's body; tools and the like may be in `kwargs`, messages may be JSON as text."""
-    request = record.get("request", record)
-    request = request.get("body", request) if isinstance(request, dict) else {}
+    """The request's body; tools and the like may be in `kwargs`; it and its messages may be JSON as text."""
+    request = _object(record.get("request", record))
+    request = _object(request.get("body", request))
     kwargs = [one["kwargs"] for one in (request, record) if isinstance(one.get("kwargs"), dict)]
     body = {**(kwargs[0] if kwargs else {}), **{key: value for key, value in request.items() if value is not None}}
-    if isinstance(body.get("messages"), str):
-        try:
-            body["messages"] = json.loads(body["messages"])
-        except (ValueError, RecursionError):
-            body["messages"] = None
-    return body
+    return {**body, "messages": value_of(body.get("messages"))}
+
+
+def _object(sent: Any) -> dict[str, Any]:
+    found = value_of(sent)
+    return found if isinstance(found, dict) else {}
 
 
 def _exchange(conversations: Conversations, said: ChatRequest, response: Any) -> Conversation:
-    body = response.get("body", response) if isinstance(response, dict) else None
+    response = value_of(response)
+    body = value_of(response.get("body", response)) if isinstance(response, dict) else None
     conversation = conversations.take(said)
     conversation.busy = False
     try:

@@ -68,7 +68,7 @@ class Conversation:
                 system=system,
                 tools=self.judge.schemas,
                 sampling=self.request.sampling,
-                seed=self.request.sampling.get("seed"),
+                seed=self.request.seed,
                 isolation=None,
                 source=self.source,
             )

@@ -19,9 +19,9 @@ from repo_agent.record.bodies import MAX_BODY, decoded, object_of
 from repo_agent.record.conversation import Conversation
 from repo_agent.record.conversations import Conversations
 from repo_agent.record.secrets import secrets_of
-from repo_agent.record.sites import guard
 from repo_agent.record.stream import is_stream, read_stream
 from repo_agent.record.wire import ChatRequest, Reply, read_reply, read_request
+from repo_agent.sites import guard
 
 OWN = "X-Repo-Agent-"
 _HOP_BY_HOP = frozenset(

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from repo_agent.messages import content_text
-from repo_agent.record.wire import Reply, calls_of, first_choice, reasoning_of, usage_of
+from repo_agent.record.wire import Reply, calls_of, finish_reason_of, first_choice, reasoning_of, usage_of
 
 _DONE = b"[DONE]"
 
@@ -38,7 +38,7 @@ def read_stream(body: bytes) -> Reply:
         thoughts.append(reasoning_of(delta))
         for part in calls_of(delta):
             calls.grow(part)
-        finish = choice.get("finish_reason") or finish
+        finish = finish_reason_of(choice) or finish
     if finish is None and not done:
         raise ValueError("the stream broke off")
     return Reply("".join(text), calls.whole(), finish, *usage, reasoning="".join(thoughts))

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from repo_agent.messages import THOUGHTS, canonical_json, content_text, spoken
@@ -33,7 +34,7 @@ class ChatRequest:
         """Whether calls stand beside the text."""
         return bool(self.tools) or any(message.tool_calls for message in self.messages)
 
-    @property
+    @cached_property
     def contract(self) -> str:
         """Changes with the model and the tools: one rollout has one of each."""
         return _hash([self.model, self.tools])
@@ -41,6 +42,11 @@ class ChatRequest:
     def until(self, place: int) -> ChatRequest:
         """The request that the first `place` messages make up."""
         return replace(self, messages=self.messages[:place], hashes=self.hashes[: place + 1])
+
+    @property
+    def seed(self) -> int | None:
+        seed = self.sampling.get("seed")
+        return seed if type(seed) is int else None
 
     @property
     def goal(self) -> str:
@@ -102,10 +108,18 @@ def text_of(message: WireMessage) -> str:
     return message.content if isinstance(message.content, str) else ""
 
 
+def value_of(sent: Any) -> Any:
+    """What may be sent as a value or as JSON text; a text that is not JSON stays one."""
+    try:
+        return json.loads(sent.strip() or "{}") if isinstance(sent, str) else sent
+    except (ValueError, RecursionError):
+        return sent
+
+
 def names_and_arguments(calls: Iterable[Mapping[str, Any]]) -> list[tuple[Any, Any]]:
     """What calls say, whatever their ids and the white space in their arguments."""
     said = [call.get("function", call) for call in calls]
-    return [(one.get("name"), _value(one.get("arguments"))) for one in said if isinstance(one, Mapping)]
+    return [(one.get("name"), value_of(one.get("arguments"))) for one in said if isinstance(one, Mapping)]
 
 
 def read_reply(body: Mapping[str, Any]) -> Reply:
@@ -117,7 +131,7 @@ def read_reply(body: Mapping[str, Any]) -> Reply:
     return Reply(
         content_text(message.get("content")),
         list(map(_call, calls_of(message))),
-        choice.get("finish_reason") or None,
+        finish_reason_of(choice),
         *usage_of(body),
         reasoning=reasoning_of(message),
     )
@@ -138,10 +152,16 @@ def first_choice(body: Mapping[str, Any]) -> dict[str, Any] | None:
     return next((choice for choice in found if not choice.get("index")), None)
 
 
+def finish_reason_of(choice: Mapping[str, Any]) -> str | None:
+    """Why a reply ended; None where the server does not say, in whatever way."""
+    reason = choice.get("finish_reason")
+    return reason if reason and isinstance(reason, str) else None
+
+
 def usage_of(body: Mapping[str, Any]) -> tuple[int | None, int | None]:
     usage = body.get("usage")
     counts = [usage.get(key) for key in ("prompt_tokens", "completion_tokens")] if isinstance(usage, dict) else []
-    prompt, completion = [count if isinstance(count, int) else None for count in counts] or (None, None)
+    prompt, completion = [count if type(count) is int else None for count in counts] or (None, None)
     return prompt, completion
 
 
@@ -149,7 +169,7 @@ def _tools(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The tools of a request, a list or one as JSON text, or the `functions` of the older wire."""
     older = body.get("functions")
     functions = [{"type": "function", "function": one} for one in older] if isinstance(older, list) else []
-    found = _value(body.get("tools") or functions)
+    found = value_of(body.get("tools") or functions)
     return [tool for tool in found if isinstance(tool, dict)] if isinstance(found, list) else []
 
 
@@ -173,13 +193,6 @@ def _kept(call: Mapping[str, Any]) -> dict[str, Any]:
     said = _call(call)
     function = {"name": str(said["name"]), "arguments": said["arguments"]}
     return {**({"id": said["id"]} if "id" in said else {}), "type": "function", "function": function}
-
-
-def _value(arguments: Any) -> Any:
-    try:
-        return json.loads(arguments.strip() or "{}") if isinstance(arguments, str) else arguments
-    except (ValueError, RecursionError):
-        return arguments
 
 
 def _empty_system(message: WireMessage) -> bool:

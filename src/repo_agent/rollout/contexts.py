@@ -24,8 +24,10 @@ class Context:
 
     task: str
     group: str
-    messages: tuple[Message, ...]
-    """The system prompt first, where there is one."""
+    said: Sequence[Message]
+    """The whole conversation, which the contexts of a rollout share."""
+    at: int
+    """Where the turn is in it."""
     writes: tuple[ToolCall, ...]
     """The calls before it that changed files."""
     key: str
@@ -34,6 +36,15 @@ class Context:
     """Whether its agent takes several calls in a reply."""
     runnable: Path | None
     """The run directory of ours that it comes from: its calls can run; None for another agent's."""
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        return tuple(self.said[: self.at])
+
+    @property
+    def system(self) -> str:
+        """The system prompt; "" where there is none."""
+        return self.said[0].content if self.said[0].role == "system" else ""
 
 
 @dataclass
@@ -58,6 +69,8 @@ def contexts_of(
 ) -> Contexts:
     """At most `per_task` different contexts of each of the `tasks` (None: of all), of the contract that most turns
     have. `given`: the agent's tools, where the traces do not tell them or where theirs can run."""
+    ours = given or default_registry()
+    writes = frozenset(spec.name for spec in ours.specs.values() if spec.writes)
     found: dict[str, dict[str, dict[str, Context]]] = {}
     contracts: dict[str, Contract] = {}
     left_out: Counter[str] = Counter()
@@ -71,11 +84,10 @@ def contexts_of(
         if why:
             left_out[why] += len(trace.turns)
             continue
-        contract = Contract(trace.tools or (given or default_registry()).schemas(), trace.protocol)
+        contract = Contract(trace.tools or ours.schemas(), trace.protocol)
         contracts.setdefault(contract.hash, contract)
         turns[contract.hash] += len(trace.turns)
         kept = found.setdefault(contract.hash, {}).setdefault(trace.task, {})
-        writes = _writes(given or default_registry())
         for context in _contexts(trace, writes, left_out):
             kept.setdefault(context.key, context)
         if len(kept) > 4 * per_task:
@@ -85,7 +97,7 @@ def contexts_of(
         return Contexts(Contract([], "json"), {}, Registry([]), left_out, problems)
     left_out["another contract"] += turns.total() - turns[most]
     by_task = {task: _first(kept, per_task) for task, kept in sorted(found[most].items()) if kept}
-    return Contexts(contracts[most], by_task, _registry(contracts[most], given), +left_out, problems)
+    return Contexts(contracts[most], by_task, _registry(contracts[most], ours, given is not None), +left_out, problems)
 
 
 def _unfit(trace: Trace, tasks: Collection[str] | None, given: Registry | None) -> str | None:
@@ -115,22 +127,17 @@ def _contexts(trace: Trace, writes: Collection[str], left_out: Counter[str]) -> 
             left_out["it holds a call that no server takes back"] += 1
         elif turn.at:
             key = running.hexdigest()[:16]
-            yield Context(trace.task, trace.group, turn.context, tuple(done), key, trace.parallel, runnable)
+            yield Context(trace.task, trace.group, turn.messages, turn.at, tuple(done), key, trace.parallel, runnable)
         if turn.turn_class == "ok" and turn.call and turn.call.name in writes:
             done.append(turn.call)
-
-
-def _writes(registry: Registry) -> frozenset[str]:
-    return frozenset(spec.name for spec in registry.specs.values() if spec.writes)
 
 
 def _first(kept: Mapping[str, Context], count: int) -> list[Context]:
     return nsmallest(count, kept.values(), key=lambda context: context.key)
 
 
-def _registry(contract: Contract, given: Registry | None) -> Registry:
+def _registry(contract: Contract, ours: Registry, given: bool) -> Registry:
     """The tools that judge, and run where they are the very ones that the agent had."""
-    ours = given or default_registry()
-    if given is not None or contract_of(ours, contract.protocol).hash == contract.hash:
+    if given or contract_of(ours, contract.protocol).hash == contract.hash:
         return ours
     return Registry.from_openai(contract.tools, "the tools of these traces")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from pathlib import Path
 from repo_agent.agent.loop import Rollout, in_thread
 from repo_agent.agent.spec import AgentSpec
 from repo_agent.errors import InfraError, Stopped, StoreError, boundary
-from repo_agent.messages import digest
+from repo_agent.messages import seed_of
 from repo_agent.models import Model, Sampling
 from repo_agent.models.prices import Prices
 from repo_agent.models.tokens import TokenCounter
@@ -35,6 +35,8 @@ from repo_agent.traces.writer import TraceWriter
 OnEvent = Callable[[events.Event], None]
 ModelFor = Callable[[Task, int], Model]
 """The model that plays rollout `number` of a task."""
+Playing = Callable[[OnEvent], Awaitable["tuple[Rollout | None, Outcome]"]]
+"""Plays and tells its events; gives the rollout, None where it did not come to one, and what came of it."""
 Grader = Callable[[Path, TestJob, Isolation], Awaitable[Grade]]
 
 
@@ -61,8 +63,8 @@ class Setting:
     """What runs the tests; a benchmark of the loop alone puts something idle here."""
 
     def rollout_seed(self, task: Task, number: int) -> int:
-        """The same for every arm: it depends on the run's seed, the task and the rollout's number alone."""
-        return int(digest([self.seed, task.id, number]), 16) % 2**31
+        """The same for every arm."""
+        return seed_of(self.seed, task.id, number)
 
 
 async def play_all(
@@ -100,12 +102,21 @@ def player(tasks: Sequence[Task], model_for: ModelFor, setting: Setting, meter: 
 async def play(
     task: Task, number: int, model: Model, setting: Setting, writer: TraceWriter, watch: OnEvent | None = None
 ) -> events.RunEnd:
-    """Play one rollout into its trace; one that our failure or a stop ended goes to errors/ and is pending again.
+    """Play one rollout into its trace; see `traced`."""
+    seed = setting.rollout_seed(task, number)
+    start, played = _start(task, number, setting, seed), partial(_played, task, model, setting, seed)
+    return await traced(start, played, setting.prices, writer, watch)
+
+
+async def traced(
+    start: events.RunStart, played: Playing, prices: Prices | None, writer: TraceWriter, watch: OnEvent | None
+) -> events.RunEnd:
+    """Write what is `played` into its trace; one that our failure or a stop ended goes to errors/ and is pending again.
 
     The returned event tells how it ended; `ended` is "error" for ours, "stopped" for a stop. `watch` sees every event.
     Raises StoreError where the trace cannot be written.
     """
-    started, seed = time.monotonic(), setting.rollout_seed(task, number)
+    started = time.monotonic()
     held: list[events.Event] = []
 
     def emit(event: events.Event) -> None:
@@ -118,11 +129,11 @@ async def play(
             watch(event)
 
     try:
-        emit(start_of(task, number, setting, seed))
-        rollout, outcome = await _played(task, model, setting, seed, emit)
-        end = end_of(rollout, outcome, setting.prices, time.monotonic() - started)
+        emit(start)
+        rollout, outcome = await played(emit)
+        end = _end(rollout, outcome, prices, time.monotonic() - started)
         emit(end)
-        await in_thread(put_away, writer, end)
+        await in_thread(_put_away, writer, end)
         return end
     finally:
         writer.close()
@@ -138,12 +149,27 @@ class Outcome:
     error: str = ""
 
 
+@contextmanager
+def noted(outcome: Outcome) -> Iterator[None]:
+    """A stop, and a failure of ours, inside the block become the outcome; but for a store that cannot be written."""
+    try:
+        yield
+        return
+    except StoreError:
+        raise
+    except Stopped as stop:
+        ended, error = "stopped", stop.reason
+    except InfraError as failure:
+        ended, error = "error", str(failure)
+    outcome.ended, outcome.passed, outcome.verbatim, outcome.error = ended, None, None, error
+
+
 async def _played(
     task: Task, model: Model, setting: Setting, seed: int, emit: Callable[[events.Event], None]
 ) -> tuple[Rollout | None, Outcome]:
     """The rollout at its end, None where its workspace could not be made, and what came of it."""
     outcome, rollout = Outcome(), None
-    try:
+    with noted(outcome):
         async with workspace_of(task) as workspace:
             tests = _Tests(task, workspace, setting)
             rollout = Rollout(
@@ -162,13 +188,7 @@ async def _played(
             with boundary("grade"):
                 verdict = await tests.run("grade")
             emit(verdict)
-            outcome = Outcome(ended, verdict.outcome == "passed", tests.verbatim)
-    except Stopped as stop:
-        outcome = Outcome("stopped", error=stop.reason)
-    except StoreError:
-        raise
-    except InfraError as failure:
-        outcome = Outcome("error", error=str(failure))
+            outcome.ended, outcome.passed, outcome.verbatim = ended, verdict.outcome == "passed", tests.verbatim
     return rollout, outcome
 
 
@@ -184,7 +204,7 @@ async def workspace_of(task: Task) -> AsyncIterator[Workspace]:
         await in_thread(workspace.__exit__, None, None, None)
 
 
-def end_of(rollout: Rollout | None, outcome: Outcome, prices: Prices | None, seconds: float) -> events.RunEnd:
+def _end(rollout: Rollout | None, outcome: Outcome, prices: Prices | None, seconds: float) -> events.RunEnd:
     """The last line of a trace."""
     prompt, completion = (rollout.prompt_tokens, rollout.completion_tokens) if rollout else (0, 0)
     known = prices and prompt is not None and completion is not None
@@ -201,7 +221,7 @@ def end_of(rollout: Rollout | None, outcome: Outcome, prices: Prices | None, sec
     )
 
 
-def put_away(writer: TraceWriter, end: events.RunEnd) -> None:
+def _put_away(writer: TraceWriter, end: events.RunEnd) -> None:
     """Where a trace belongs that ended so."""
     if end.ended not in ("error", "stopped"):
         writer.commit()
@@ -238,7 +258,7 @@ class _Tests:
         return self._workspace.digest(), test_job(self._task, self._setting.isolated_io)
 
 
-def start_of(task: Task, number: int, setting: Setting, seed: int) -> events.RunStart:
+def _start(task: Task, number: int, setting: Setting, seed: int) -> events.RunStart:
     return events.RunStart(
         task=task.id,
         group=task.split_group,

@@ -10,17 +10,15 @@ from repo_agent.models import Model
 from repo_agent.models.resolve import open_model
 from repo_agent.models.tokens import TokenCounter
 from repo_agent.rollout.episode import player, rollouts_of
-from repo_agent.rollout.meter import Budget, Meter
 from repo_agent.rollout.options import EvalOptions, check, chosen, setting
 from repo_agent.rollout.oracle import oracle, playable
 from repo_agent.rollout.record import run_record
-from repo_agent.rollout.runner import Play, Watch, allow_files
+from repo_agent.rollout.runner import Play, Watch
 from repo_agent.rollout.served import prove_served
-from repo_agent.rollout.session import Session, carry_out
+from repo_agent.rollout.session import carry_out, session_of
 from repo_agent.tasks import load_suite
 from repo_agent.tasks.task import Task
 from repo_agent.traces import events
-from repo_agent.traces.store import RunDir
 
 
 def run_eval(options: EvalOptions, watch: Watch | None = None) -> dict[str, Any]:
@@ -39,20 +37,15 @@ def run_eval(options: EvalOptions, watch: Watch | None = None) -> dict[str, Any]
     record = run_record(options, suite, tasks, shared)
     if options.adapter:
         shared = replace(shared, counter=TokenCounter(record["adapter"]["base"]))
-    if options.out.exists():
-        RunDir.open(options.out, record)  # other settings are refused before weights are loaded
-    meter = Meter(Budget(options.budget_usd, options.budget_tokens), shared.prices, RunDir(options.out).spent())
-    session = Session(options.out, record, rollouts_of(tasks, options.rollouts), options.jobs, meter, watch or Watch())
-    pending = session.pending
-    allow_files(min(options.jobs, len(pending)))
-    model = open_model(options.model) if pending and options.model != "oracle" else None
+    session = session_of(options, record, rollouts_of(tasks, options.rollouts), shared.prices, watch)
+    model = open_model(options.model) if session.pending and options.model != "oracle" else None
 
     def model_for(task: Task, number: int) -> Model:
         return model or oracle(task, shared.spec.protocol, shared.rollout_seed(task, number))
 
     async def begin() -> tuple[Play, Sequence[events.LlmAction]]:
         schema = shared.spec.protocol.schema(shared.spec.registry) if shared.constrain else None
-        constraint, canary = await prove_served(options, model, schema, meter)
-        return player(tasks, model_for, replace(shared, constraint=constraint), meter, session.watch), canary
+        constraint, canary = await prove_served(options, model, schema, session.meter)
+        return player(tasks, model_for, replace(shared, constraint=constraint), session.meter, session.watch), canary
 
     return carry_out(session, model, begin)

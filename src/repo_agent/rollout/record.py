@@ -66,6 +66,7 @@ def run_record(options: EvalOptions, suite: Suite, tasks: list[Task], setting: S
         **adapter_keys(options, trained),
         "isolation": setting.isolation.name,
         "isolated_io": options.isolated_io or None,
+        "intro": tilde(str(options.intro)) if options.intro else None,
         "versions": {"python": platform.python_version(), "repo-agent": version("repo-agent")},
     }
 
@@ -83,7 +84,7 @@ def adapter_keys(options: Played, trained: RunRecord | None) -> dict[str, Any]:
 def served_adapter(folder: Path) -> dict[str, Any]:
     """The same keys for an adapter that somebody else's agent is served with, and the contract that it is for."""
     trained = read_record(folder)
-    known = {"hash": adapter_hash(folder), "train_tasks": trained.train_tasks, "base": trained.base}
+    known = {"hash": adapter_hash(folder), "train_tasks": trained.seen_tasks, "base": trained.base}
     return {
         "adapter": {**known, "contract": trained.contract, "held_out": trained.held_out},
         TRAINED_PROMPTS: trained.system_prompts or None,

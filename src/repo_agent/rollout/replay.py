@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import platform
-import time
 from collections.abc import Awaitable, Collection, Mapping, Sequence
-from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from repo_agent.agent.loop import Rollout, in_thread
+from repo_agent.agent.loop import Rollout
 from repo_agent.agent.spec import AgentSpec, Limits
-from repo_agent.errors import InfraError, Stopped, StoreError, UserError
-from repo_agent.messages import digest, text_hash, tilde
+from repo_agent.errors import UserError
+from repo_agent.messages import seed_of, text_hash, tilde
 from repo_agent.models import Model, Sampling
-from repo_agent.models.prices import find_prices
+from repo_agent.models.prices import Prices, find_prices
 from repo_agent.models.resolve import open_model
 from repo_agent.models.tokens import TokenCounter
 from repo_agent.protocols import protocol_named
+from repo_agent.protocols.contract import contract_of
 from repo_agent.rollout.contexts import Context, Contexts, contexts_of
-from repo_agent.rollout.episode import Outcome, end_of, guarded, put_away, workspace_of
-from repo_agent.rollout.meter import Budget, Meter, Metered
+from repo_agent.rollout.episode import OnEvent, Outcome, guarded, noted, traced, workspace_of
+from repo_agent.rollout.meter import Metered
 from repo_agent.rollout.options import arm_name, check_model
 from repo_agent.rollout.record import adapter_keys, adapter_record, check_adapter
-from repo_agent.rollout.runner import Play, Watch, allow_files
+from repo_agent.rollout.runner import Play, Watch
 from repo_agent.rollout.served import prove_served
-from repo_agent.rollout.session import Session, carry_out
+from repo_agent.rollout.session import Session, carry_out, session_of
 from repo_agent.tasks import load_suite
-from repo_agent.tasks.task import Task
+from repo_agent.tasks.task import Suite, Task
 from repo_agent.tools.own import load_tools, source_hash
 from repo_agent.tools.registry import Registry
 from repo_agent.traces import events
@@ -48,7 +49,8 @@ class ReplayOptions:
     """Whose contexts are replayed; None: all."""
     split: str = "held-out"
     dataset: Path | None = None
-    """What told the split, where it was a dataset."""
+    suite: str | None = None
+    """What told the split, where it was not the runs."""
     adapter: Path | None = None
     tools: str | None = None
     constrain: bool = False
@@ -75,12 +77,20 @@ class _Shared:
     options: ReplayOptions
     found: Contexts
     spec: AgentSpec
-    tasks: Mapping[str, Task]
-    """Tasks whose files are as they were when the contexts were recorded: calls can run on them."""
-    seen_only: Registry
+    judged: Registry
     """The same tools without functions, where a call cannot run."""
+    tasks: Mapping[tuple[Path, str], Task]
+    """By run and id, the tasks whose files are as they were when the contexts were recorded: calls can run on them."""
     counter: TokenCounter
+    prices: Prices | None
     constraint: str | None = None
+
+    def task_of(self, context: Context) -> Task | None:
+        return self.tasks.get((context.runnable, context.task)) if context.runnable else None
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(self.options.temperature, self.options.max_tokens)
 
 
 def run_replay(options: ReplayOptions, watch: Watch | None = None) -> dict[str, Any]:
@@ -98,52 +108,69 @@ def run_replay(options: ReplayOptions, watch: Watch | None = None) -> dict[str, 
         raise UserError(f"hold no context to replay ({reasons or 'no turn'})", _named(options.paths), remedy)
     shared = _shared(options, found)
     record = _record(shared)
-    if options.out.exists():
-        RunDir.open(options.out, record)  # other settings are refused before weights are loaded
-    prices = find_prices(options.model, options.price_in, options.price_out)
-    meter = Meter(Budget(options.budget_usd, options.budget_tokens), prices, RunDir(options.out).spent())
-    numbers = {task: len(contexts) * options.samples for task, contexts in found.by_task.items()}
+    numbers = record["rollouts"]
     wanted = [(task, k) for k in range(max(numbers.values())) for task, count in numbers.items() if k < count]
-    session = Session(options.out, record, wanted, options.jobs, meter, watch or Watch())
-    allow_files(min(options.jobs, len(session.pending)))
+    session = session_of(options, record, wanted, shared.prices, watch)
     model = open_model(options.model) if session.pending else None
 
     async def begin() -> tuple[Play, Sequence[events.LlmAction]]:
         schema = shared.spec.protocol.schema(shared.spec.registry) if options.constrain else None
-        constraint, canary = await prove_served(options, model, schema, meter)
-        return _player(shared, constraint, model, meter, session.watch), canary
+        constraint, canary = await prove_served(options, model, schema, session.meter)
+        return _player(replace(shared, constraint=constraint), model, session), canary
 
     result = carry_out(session, model, begin)
-    runnable = sum(task in shared.tasks for task, _ in wanted)
-    contexts = {"contexts": sum(map(len, found.by_task.values())), "tasks": len(found.by_task)}
-    return {**result, **contexts, "runnable": runnable, "left_out": dict(found.left_out), "problems": found.problems}
+    contexts = [context for of_task in found.by_task.values() for context in of_task]
+    return {
+        **result,
+        "contexts": len(contexts),
+        "tasks": len(found.by_task),
+        "runnable": options.samples * sum(shared.task_of(context) is not None for context in contexts),
+        "left_out": dict(found.left_out),
+        "problems": found.problems,
+    }
 
 
 def _shared(options: ReplayOptions, found: Contexts) -> _Shared:
-    protocol = protocol_named(found.contract.protocol)
+    protocol, registry = protocol_named(found.contract.protocol), found.registry
     limits = Limits(max_steps=1, observation_chars=options.observation_chars, read_chars=options.read_chars,
                     tests="never")  # fmt: skip
-    if options.constrain and protocol.schema(found.registry) is None:
+    if options.constrain and protocol.schema(registry) is None:
         what = f"a reply of the protocol {protocol.name} is more than one JSON value"
         raise UserError(what, "--constrain", "Leave it out")
-    runs = {context.runnable for contexts in found.by_task.values() for context in contexts if context.runnable}
-    can_run = all(spec.fn for spec in found.registry.specs.values())
-    tasks = {name: task for run in runs for name, task in _tasks_of(run).items()} if can_run else {}
+    functions = any(spec.fn for spec in registry.specs.values())
+    same = contract_of(registry, protocol.name).hash == found.contract.hash
     trained = adapter_record(options)
-    counter = TokenCounter(trained.base if trained and options.adapter else None)
-    spec = AgentSpec(found.registry, protocol, limits)
-    return _Shared(options, found, spec, tasks, Registry.from_openai(found.registry.schemas()), counter)
+    return _Shared(
+        options,
+        found,
+        AgentSpec(registry, protocol, limits),
+        Registry.from_openai(registry.schemas()) if functions else registry,
+        _tasks(found) if functions and same else {},
+        TokenCounter(trained.base if trained and options.adapter else None),
+        find_prices(options.model, options.price_in, options.price_out),
+    )
 
 
-def _tasks_of(run: Path) -> dict[str, Task]:
-    """The tasks of a run of ours that are still what they were when it ran."""
-    record = RunDir(run).record
+def _tasks(found: Contexts) -> dict[tuple[Path, str], Task]:
+    """The tasks of the contexts' runs that are still what they were when those ran."""
+    runs = {context.runnable for of_task in found.by_task.values() for context in of_task if context.runnable}
+    suites: dict[str, Suite | None] = {}
+    tasks: dict[tuple[Path, str], Task] = {}
+    for run in runs:
+        record = RunDir(run).record
+        spec, hashes = str(record.get("suite")), record.get("task_hashes") or {}
+        if spec not in suites:
+            suites[spec] = _suite(spec)
+        suite = suites[spec]
+        tasks |= {(run, task.id): task for task in (suite.tasks if suite else ()) if hashes.get(task.id) == task.hash}
+    return tasks
+
+
+def _suite(spec: str) -> Suite | None:
     try:
-        suite = load_suite(record["suite"])
-    except (UserError, KeyError):
-        return {}
-    hashes = record.get("task_hashes") or {}
-    return {task.id: task for task in suite.tasks if hashes.get(task.id) == task.hash}
+        return load_suite(spec)
+    except UserError:
+        return None
 
 
 def _record(shared: _Shared) -> dict[str, Any]:
@@ -153,9 +180,8 @@ def _record(shared: _Shared) -> dict[str, Any]:
     trained = adapter_record(options)
     if trained:
         check_adapter(options, trained, contract.hash, tasks)
-    prompts = {one.messages[0].content for contexts in found.by_task.values() for one in contexts
-               if one.messages[0].role == "system"}  # fmt: skip
-    groups = {one.group for contexts in found.by_task.values() for one in contexts}
+    contexts = [context for of_task in found.by_task.values() for context in of_task]
+    prompts = {context.system for context in contexts}
     return {
         "format": 1,
         "kind": "replay",
@@ -164,21 +190,24 @@ def _record(shared: _Shared) -> dict[str, Any]:
         "constrain": options.constrain,
         "suite": _named(options.paths),
         "runs": [tilde(str(path)) for path in options.paths],
-        "dataset": tilde(str(options.dataset)) if options.dataset else None,
+        "split_from": {
+            "dataset": tilde(str(options.dataset)) if options.dataset else None,
+            "suite": tilde(options.suite) if options.suite else None,
+        },
         "suite_hash": found.hash,
         "split": options.split,
         "tasks": tasks,
         "train": [],
         "held_out": tasks if options.split == "held-out" else [],
-        "held_out_groups": len(groups),
-        "rollouts": {task: len(contexts) * options.samples for task, contexts in found.by_task.items()},
+        "held_out_groups": len({context.group for context in contexts}),
+        "rollouts": {task: len(of_task) * options.samples for task, of_task in found.by_task.items()},
         "samples": options.samples,
         "contexts": options.contexts,
         "seed": options.seed,
         "protocol": contract.protocol,
-        "sampling": asdict(Sampling(options.temperature, options.max_tokens)),
+        "sampling": asdict(shared.sampling),
         "limits": asdict(shared.spec.limits),
-        "executed": sorted(shared.tasks.keys() & set(tasks)),
+        "executed": sorted({context.task for context in contexts if shared.task_of(context)}),
         "contract": contract.hash,
         TOOLS: tool_hashes(found.registry.schemas()),
         PROMPT: text_hash(prompts.pop()) if len(prompts) == 1 else None,
@@ -192,61 +221,43 @@ def _named(paths: Sequence[Path]) -> str:
     return " ".join(tilde(str(path)) for path in paths)
 
 
-def _player(shared: _Shared, constraint: str | None, model: Model | None, meter: Meter, watch: Watch) -> Play:
+def _player(shared: _Shared, model: Model | None, session: Session) -> Play:
     """Plays one sample of one context; every request is metered. The model is None where nothing is pending."""
 
     def one(task: str, number: int, writer: TraceWriter) -> Awaitable[events.RunEnd]:
         assert model is not None
         context = shared.found.by_task[task][number // shared.options.samples]
-        return _play(context, number, Metered(model, meter), shared, constraint, writer, watch)
+        seed = seed_of(shared.options.seed, task, number)
+        played = partial(_played, context, Metered(model, session.meter), shared, seed)
+        return traced(_start(context, number, shared, seed), played, shared.prices, writer, session.watch.event)
 
     return one
 
 
-async def _play(
-    context: Context, number: int, model: Model, shared: _Shared, constraint: str | None, writer: TraceWriter,
-    watch: Watch,
-) -> events.RunEnd:  # fmt: skip
-    """One next call into its trace; one that our failure or a stop ended is pending again."""
-    started, seed = time.monotonic(), int(digest([shared.options.seed, context.task, number]), 16) % 2**31
-    outcome, rollout = Outcome(), None
-    held: list[events.Event] = [_start(context, number, shared, constraint, seed)]
-    try:
-        async with AsyncExitStack() as stack:
-            task = shared.tasks.get(context.task) if context.runnable else None
-            workspace = await stack.enter_async_context(workspace_of(task)) if task else None
+async def _played(
+    context: Context, model: Model, shared: _Shared, seed: int, emit: OnEvent
+) -> tuple[Rollout | None, Outcome]:
+    """One next call, in the files that the recorded one met, where they are known."""
+    task, outcome, rollout = shared.task_of(context), Outcome(), None
+    with noted(outcome):
+        async with workspace_of(task) if task else nullcontext() as workspace:
             rollout = Rollout(
                 model=model,
                 spec=shared.spec,
                 root=workspace.root if workspace else Path(),
                 run_tests=None,
-                emit=held.append,
-                sampling=Sampling(shared.options.temperature, shared.options.max_tokens),
+                emit=emit,
+                sampling=shared.sampling,
                 seed=seed,
                 constrain=shared.options.constrain,
-                guarded=guarded(task, shared.spec.registry) if task else shared.seen_only,
+                guarded=guarded(task, shared.spec.registry) if task else shared.judged,
                 any_call=_called(context, shared.spec),
                 counter=shared.counter,
                 parallel=context.parallel,
             )
             tools = shared.found.contract.printed_tools
             outcome.ended = await rollout.replay(context.messages, context.writes if task else (), tools)
-    except Stopped as stop:
-        outcome = Outcome("stopped", error=stop.reason)
-    except StoreError:
-        raise
-    except InfraError as failure:
-        outcome = Outcome("error", error=str(failure))
-    try:
-        end = end_of(rollout, outcome, find_prices(shared.options.model, shared.options.price_in,
-                                                    shared.options.price_out), time.monotonic() - started)  # fmt: skip
-        for event in (*held, end):
-            watch.event(event)
-        writer.emit(*held, end)
-        await in_thread(put_away, writer, end)
-        return end
-    finally:
-        writer.close()
+    return rollout, outcome
 
 
 def _called(context: Context, spec: AgentSpec) -> bool:
@@ -255,8 +266,7 @@ def _called(context: Context, spec: AgentSpec) -> bool:
     return any(m.tool_calls or spec.protocol.parse(m.content, spec.registry.specs).call for m in said)
 
 
-def _start(context: Context, number: int, shared: _Shared, constraint: str | None, seed: int) -> events.RunStart:
-    first = context.messages[0]
+def _start(context: Context, number: int, shared: _Shared, seed: int) -> events.RunStart:
     return events.RunStart(
         task=context.task,
         group=context.group,
@@ -266,12 +276,11 @@ def _start(context: Context, number: int, shared: _Shared, constraint: str | Non
         arm=arm_name(shared.options.model, shared.options.constrain),
         model=tilde(shared.options.model),
         protocol=shared.spec.protocol.name,
-        system=first.content if first.role == "system" else "",
+        system=context.system,
         tools=shared.found.contract.tools,
-        sampling=asdict(Sampling(shared.options.temperature, shared.options.max_tokens))
-        | {"parallel_tool_calls": context.parallel},
+        sampling=asdict(shared.sampling) | {"parallel_tool_calls": context.parallel},
         seed=seed,
         isolation=None,
         source="replay",
-        constraint=constraint,
+        constraint=shared.constraint,
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from repo_agent.errors import UserError
 from repo_agent.models import Completion, Constrainable, Model, Request, Sampling
+from repo_agent.models.calls import taken_apart
 from repo_agent.models.openai_chat import OpenAIChat
 from repo_agent.rollout.meter import Meter, Metered
 from repo_agent.rollout.record import Played, adapter_record, is_base
@@ -53,10 +54,12 @@ async def _check_adapter(folder: Path, model: str, ask: _Ask) -> None:
     telling = [one for one in canary.contexts if one.base != one.tuned] if canary else []
     if not canary or not telling:
         return
-    said = [(await ask(Request(one.messages, Sampling(0.0, canary.max_tokens), 0))).text for one in telling]
-    if any(text == one.tuned for text, one in zip(said, telling, strict=True)):
+    sampling, tools = Sampling(0.0, canary.max_tokens), canary.tools
+    said = [(await ask(Request(one.messages, sampling, 0, tools=tools))).text for one in telling]
+    as_read = taken_apart if tools is not None else lambda text: (text, False)
+    if any(text == as_read(one.tuned)[0] for text, one in zip(said, telling, strict=True)):
         return
-    base = sum(text == one.base for text, one in zip(said, telling, strict=True))
+    base = sum(text == as_read(one.base)[0] for text, one in zip(said, telling, strict=True))
     what = f"is not what {model} runs: of {len(said)} replies none is the adapter's, and {base} are the base's"
     raise UserError(what, str(folder), "Look into the server's log: was the adapter loaded under this name?")
 

@@ -10,17 +10,31 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from repo_agent.errors import StoreError
 from repo_agent.models import Model
-from repo_agent.rollout.meter import INTERRUPTED, Meter
-from repo_agent.rollout.runner import Play, Rollouts, Watch, run_rollouts
+from repo_agent.models.prices import Prices
+from repo_agent.rollout.meter import INTERRUPTED, Budget, Meter
+from repo_agent.rollout.runner import Play, Rollouts, Watch, allow_files, run_rollouts
 from repo_agent.traces import events
 from repo_agent.traces.store import RunDir
 
 Begin = Callable[[], Awaitable[tuple[Play, Sequence[events.LlmAction]]]]
 """Checks the model before anything is written; returns what plays a rollout, and replies that cost tokens already."""
+
+
+class Budgeted(Protocol):
+    """What a command says of its run directory, of how much runs at once, and of what it may spend."""
+
+    @property
+    def out(self) -> Path: ...
+    @property
+    def jobs(self) -> int: ...
+    @property
+    def budget_usd(self) -> float | None: ...
+    @property
+    def budget_tokens(self) -> int | None: ...
 
 
 @dataclass(frozen=True)
@@ -38,6 +52,20 @@ class Session:
     @property
     def pending(self) -> Rollouts:
         return RunDir(self.out).pending(self.wanted)
+
+
+def session_of(
+    options: Budgeted, record: dict[str, Any], wanted: Rollouts, prices: Prices | None, watch: Watch | None
+) -> Session:
+    """A session before anything is loaded. Raises UserError for a run directory of other settings, and for a budget
+    that cannot be kept."""
+    run = RunDir(options.out)
+    if options.out.exists():
+        RunDir.open(options.out, record)
+    meter = Meter(Budget(options.budget_usd, options.budget_tokens), prices, run.spent())
+    session = Session(options.out, record, wanted, options.jobs, meter, watch or Watch())
+    allow_files(min(options.jobs, len(session.pending)))
+    return session
 
 
 def carry_out(session: Session, model: Model | None, begin: Begin) -> dict[str, Any]:

@@ -31,8 +31,11 @@ class BadSchemaError(Exception):
 
 
 def dialect(schema: Any) -> Any:
-    """The validator class of a schema."""
-    return jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator)
+    """The validator class of a schema. Raises BadSchemaError for a `$schema` that is no URL."""
+    try:
+        return jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise BadSchemaError("its $schema is not a URL") from error
 
 
 def has_quick_check(kind: Any) -> bool:

@@ -174,7 +174,11 @@ def _fault(spec: ToolSpec, error: Any) -> Fault:
     turn_class = _class(error)
     if turn_class == "missing_arg":
         given = error.instance if isinstance(error.instance, dict) else {}
-        missing = [name for name in error.validator_value if name not in given]
+        listed = error.validator_value
+        if not isinstance(listed, list):  # draft 3: each property says it of itself
+            properties = error.schema.get("properties", {}).items()
+            listed = [name for name, one in properties if isinstance(one, dict) and one.get("required") is True]
+        missing = [name for name in listed if name not in given]
         return Fault(turn_class, f"{spec.name} needs {', '.join(missing)}")
     name = ".".join(str(part) for part in error.absolute_path)
     if turn_class == "unexpected_arg":

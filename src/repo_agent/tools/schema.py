@@ -10,11 +10,12 @@ Differs from the specification in one thing: 5.0 is no integer.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import jsonschema
@@ -85,9 +86,20 @@ class _SpentError(Exception):
 _BUDGET: ContextVar[_Budget] = ContextVar("budget")
 
 
+def schema_of(schema: Any) -> ArgumentSchema:
+    """The ArgumentSchema of a schema, made once: every conversation of an agent brings the same tools, and making one
+    takes milliseconds. Raises what it raises."""
+    return _made(json.dumps(schema)) if nesting(schema) <= MAX_LEVELS else ArgumentSchema(schema)
+
+
+@lru_cache(1_000)
+def _made(text: str) -> ArgumentSchema:
+    return ArgumentSchema(json.loads(text))
+
+
 class ArgumentSchema:
     """The schema of one tool's arguments. Raises jsonschema.SchemaError for what is not a schema, and BadSchemaError
-    for a reference that leads nowhere."""
+    for a reference that leads nowhere, or a `$schema` that is no URL."""
 
     def __init__(self, schema: dict[str, Any]) -> None:
         self._known = nesting(schema) <= MAX_LEVELS and _nodes(schema, MAX_NODES) <= MAX_NODES
@@ -109,7 +121,8 @@ class ArgumentSchema:
         self._declared = declared(plain) if self._closes else frozenset[str]()
         self._of_names = "|".join(_name_patterns(plain))
         alone = sum(name == "required" for name in _names(plain)) == 1
-        self._required = tuple(plain.get("required", ())) if alone and isinstance(plain, dict) else ()
+        required = plain.get("required") if alone and isinstance(plain, dict) else None
+        self._required = tuple(required) if isinstance(required, list) else ()
         """What must be there, where no part of the schema asks for anything else: then a missing one is the best
         error, whatever else is wrong."""
 
@@ -168,7 +181,10 @@ def _validator_type(base: Any) -> Any:
 
 def _counted(name: str, keyword: Any, validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[Any]:
     _BUDGET.get().spend(1 + _size(value) + (_size(instance) if name in _ITERATE else 0))
-    yield from keyword(validator, value, instance, schema) or ()
+    try:
+        yield from keyword(validator, value, instance, schema) or ()
+    except OverflowError:  # an integer that is too large to divide
+        _BUDGET.get().unchecked.add(name)
 
 
 def _pattern(validator: Any, pattern: Any, instance: Any, schema: Any) -> Iterator[Any]:

@@ -21,7 +21,7 @@ import pydantic
 
 from repo_agent.tools.dialect import BadSchemaError
 from repo_agent.tools.notation import descriptions, signature
-from repo_agent.tools.schema import ArgumentSchema
+from repo_agent.tools.schema import ArgumentSchema, schema_of
 
 PositiveInt = Annotated[int, pydantic.Field(ge=1)]
 RelPath = Annotated[str, pydantic.Field(json_schema_extra={"format": "relative-path"})]
@@ -62,7 +62,7 @@ class ToolSpec:
 
     @cached_property
     def schema(self) -> ArgumentSchema:
-        return ArgumentSchema(self.parameters)
+        return schema_of(self.parameters)
 
     def lines(self) -> str:
         """What a prompt shows: the signature with all that calls are judged by, and what the tool and its arguments

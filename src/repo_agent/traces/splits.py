@@ -46,11 +46,10 @@ def held_out_now(traces: Iterable[Path], wanted: str) -> RecordedSplit:
     `wanted` is a number of groups, or a share such as 30%. Raises UserError for another form, or where one side would
     be empty.
     """
-    groups: dict[str, list[str]] = {}
+    groups: dict[str, set[str]] = {}
     for trace in traces:
         task, group = _first_words(trace)
-        groups.setdefault(group, [])
-        groups[group] += [task] if task not in groups[group] else []
+        groups.setdefault(group, set()).add(task)
     ranked = sorted(groups, key=text_hash)
     count = _how_many(wanted, len(ranked))
     if not 0 < count < len(ranked):

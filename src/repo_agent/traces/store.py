@@ -31,8 +31,8 @@ from repo_agent.traces.read import read_events, read_first, read_lines, record_o
 from repo_agent.traces.writer import TraceWriter
 
 RECORD, INDEX, TRACES, ERRORS = "run.json", "results.jsonl", "traces", "errors"
-FREE_KEYS = frozenset({"versions", "isolation", "suite", "adapter_dir"})
-"""Keys of run.json that may differ when a run is resumed: a hash tells of suite and adapter, not their spelling."""
+FREE_KEYS = frozenset({"versions", "isolation", "suite", "adapter_dir", "intro"})
+"""Keys of run.json that may differ when a run is resumed: hashes tell of suite, adapter and prompt."""
 TOOLS, PROMPT, TRAINED_PROMPTS = "tool_hashes", "prompt_hash", "trained_prompts"
 """Keys of run.json: what decides whether a call is valid, the system prompt, and those of the adapter's rows."""
 LATER_KEYS = frozenset({"base_hash", TOOLS, PROMPT, TRAINED_PROMPTS})

@@ -30,7 +30,8 @@ class Context(NamedTuple):
 class Canary(NamedTuple):
     """The contexts of an adapter."""
 
-    protocol: str
+    tools: list[dict[str, Any]] | None
+    """What was shown beside the messages; a server makes and reads the calls then."""
     max_tokens: int
     contexts: list[Context]
 
@@ -45,7 +46,7 @@ def make_canary(tuned: Any, prepared: Prepared) -> str:
         with tuned.disable_adapter():
             before = greedy(tuned, prepared, ids)
         contexts.append({"messages": [one.to_dict() for one in messages], "base": before, "tuned": after})
-    record = {"protocol": prepared.dataset.record["protocol"], "max_tokens": TOKENS, "contexts": contexts}
+    record = {"tools": prepared.renderer.tools, "max_tokens": TOKENS, "contexts": contexts}
     return json.dumps(record, indent=1, ensure_ascii=True) + "\n"
 
 
@@ -60,7 +61,7 @@ def read_canary(adapter: Path) -> Canary | None:
             Context(tuple(map(Message.from_dict, one["messages"])), str(one["base"]), str(one["tuned"]))
             for one in record["contexts"]
         ]
-        return Canary(record["protocol"], int(record["max_tokens"]), contexts)
+        return Canary(record["tools"], int(record["max_tokens"]), contexts)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"cannot be read ({error})", str(path), "Train again, or remove the file") from error
 

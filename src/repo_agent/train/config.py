@@ -7,7 +7,7 @@ What a preset decides (`lr`, `epochs`, and how large a step is) stays None here 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -100,7 +100,9 @@ def make_config(given: Mapping[str, Any], file: Path | None = None) -> TrainConf
     try:
         config = TrainConfig(**settings)
     except pydantic.ValidationError as error:
-        problems += _problems(error, {*flags, *hosted}, str(file))
+        places = {name: name for name in flags}
+        places |= {f"together_{name.removeprefix('together_')}": name for name in hosted}
+        problems += _problems(error, places, file)
     if problems:
         count = f"{len(problems)} settings are wrong" if len(problems) > 1 else "a setting is wrong"
         raise UserError(f"{count}: {'; '.join(problems)}", "train", "See repo-agent train --help")
@@ -131,12 +133,11 @@ def _conflicts(settings: Mapping[str, Any]) -> Iterator[str]:
         yield "--quantize 4bit computes in bf16: leave out --precision fp32"
 
 
-def _problems(error: pydantic.ValidationError, flags: Collection[str], file: str) -> Iterator[str]:
+def _problems(error: pydantic.ValidationError, flags: Mapping[str, str], file: Path | None) -> Iterator[str]:
+    """`flags`: place of a setting → the flag that gave it; what no flag gave is in the file."""
     for one in error.errors():
         place = [part for part in one["loc"][:2] if isinstance(part, str)]
-        flag = next((name for name in ("_".join(place), *place[-1:]) if name in flags), None)
-        if flag is None and file == "None":
-            flag = "_".join(place)
+        flag = flags.get("_".join(place))
         where = f"--{flag.replace('_', '-')}" if flag else f"{file}: {'.'.join(place)}"
         what = one["msg"].removeprefix("Value error, ")
         if one["type"] == "extra_forbidden":

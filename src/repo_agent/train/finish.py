@@ -13,15 +13,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from repo_agent.chat.base import base_hash
 from repo_agent.chat.weights import load_weights
 from repo_agent.files import new_directory
-from repo_agent.messages import digest, tilde
 from repo_agent.train.canary import CANARY, make_canary
 from repo_agent.train.card import card
 from repo_agent.train.measure import best_of, evaluating, token_nll
 from repo_agent.train.passes import add_head
 from repo_agent.train.plots import plot
+from repo_agent.train.prepare import origin
 from repo_agent.train.record import RECORD, RunRecord, versions
 from repo_agent.train.run import Run
 
@@ -89,26 +88,17 @@ def _as_served(run: Run, weights: Path) -> tuple[str, float | None]:
 def _record(run: Run, form: str, served_nll: float | None) -> RunRecord:
     import torch
 
-    prepared, folder, config = run.prepared, run.folder, run.config
+    prepared, folder = run.prepared, run.folder
     steps, best = folder.steps(), best_of(run.evaluations.all)
     on_gpu = run.model.device.type == "cuda"
     facts: dict[str, Any] = {
-        "config": config.model_copy(update={"base": tilde(config.base)}),
-        "dataset": digest(prepared.dataset.record),
-        "contract": prepared.dataset.record["contract"],
-        "protocol": prepared.dataset.record["protocol"],
-        "base": tilde(config.base),
-        "base_hash": base_hash(config.base),
-        "tokenizer": prepared.renderer.fingerprint(),
-        "seed": config.seed,
+        **origin(prepared.dataset, prepared.config, prepared.renderer),
         "device": torch.cuda.get_device_name(run.model.device) if on_gpu else str(run.model.device),
         "versions": versions(),
         "train_tasks": prepared.tasks,
-        "held_out": (prepared.dataset.record.get("split") or {}).get("held_out"),
         "rows": len(prepared.rows),
         "dropped_too_long": prepared.made.too_long,
         "lost_tokens": dict(prepared.made.lost),
-        "system_prompts": [one["hash"] for one in prepared.dataset.record.get("prompts", ())],
         "prompts": prepared.made.proof.to_dict(),
         "tokens": sum(len(row.input_ids) for row in prepared.rows),
         "trained_tokens": prepared.size.trained,

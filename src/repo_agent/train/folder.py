@@ -21,6 +21,7 @@ from repo_agent.errors import UserError
 from repo_agent.train.record import Evaluation, StepLoss
 
 RUN, LOG, WHOLE = "run.json", "log.jsonl", "whole"
+_PART = ".part"
 _FREE = frozenset({"report_to", "pass_tokens", "checkpoints", "checkpointing"})
 """Settings that may change when a run is resumed: they do not decide what is learned."""
 
@@ -35,23 +36,26 @@ class RunFolder:
     def open(self, what: Mapping[str, Any], resume: bool) -> None:
         """Make the folder, or take up the one that is there; no second process gets it.
 
-        Raises UserError for one that is there without `resume`, of another run, or in use.
+        Raises UserError for one that is in use, there without `resume`, of another run, or somebody's own.
         """
-        there = self._read()
-        if there is not None and not resume:
+        self._lock = hold(self.path, RUN)
+        try:
+            there = self._read()
+            if there is not None:
+                self._check(there, what, resume)
+        except UserError:
+            self._release()
+            raise
+        if there is None:
+            write_whole(self.path / RUN, json.dumps(what, indent=1) + "\n")
+
+    def _check(self, there: Mapping[str, Any], what: Mapping[str, Any], resume: bool) -> None:
+        if not resume:
             remedy = "Give --resume to continue it, or remove the folder"
             raise UserError("an unfinished run is there", str(self.path), remedy)
-        if there is not None and (odd := _differing(there, json.loads(json.dumps(what)))):
+        if odd := _differing(there, json.loads(json.dumps(what))):
             remedy = "Give the same settings and data, or remove the folder to start anew"
             raise UserError(f"the unfinished run differs in {', '.join(odd)}", str(self.path), remedy)
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.path / "lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError("another process trains in it", str(self.path), "Wait for its end") from error
-        if there is None:
-            _write(self.path / RUN, json.dumps(what, indent=1) + "\n")
 
     def checkpoint(self) -> Path | None:
         """The newest whole checkpoint."""
@@ -66,7 +70,7 @@ class RunFolder:
     def rewind(self, step: int) -> None:
         """Forget what the log says of later steps, and that the run was interrupted here."""
         kept = [line for line in self.lines() if line.get("step", 0) <= step]
-        _write(self.path / LOG, "".join(json.dumps(line) + "\n" for line in [*kept, {"resumed_at": step}]))
+        write_whole(self.path / LOG, "".join(json.dumps(line) + "\n" for line in [*kept, {"resumed_at": step}]))
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """The log's lines; a last one that was cut off is left out."""
@@ -90,6 +94,9 @@ class RunFolder:
         """Let others have the folder; a finished run's is removed, and one in which nothing was kept."""
         if finished or not (self.checkpoint() or list(self.lines())):
             shutil.rmtree(self.path, ignore_errors=True)
+        self._release()
+
+    def _release(self) -> None:
         if self._lock:
             self._lock.close()
             self._lock = None
@@ -116,11 +123,42 @@ def _differing(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     return odd + [f"--{name.replace('_', '-')}" for name in now if name not in _FREE and before.get(name) != now[name]]
 
 
-def _write(path: Path, text: str) -> None:
-    """Put a whole file there in one stroke."""
-    part = path.with_name(path.name + ".part")
+def hold(folder: Path, record: str, *before: str) -> IO[str]:
+    """Make the folder of an unfinished run, or take up the one that is there; returns its lock, which goes with the
+    process.
+
+    Raises UserError where it cannot be made, another process has it, or it holds other files than the lock and those
+    that are written `before` the record, and no record: it is removed at the end, so it must be ours.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+    except OSError as error:
+        raise UserError(f"cannot be made ({error.strerror})", str(folder), "Choose another --out") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise UserError("another process trains in it", str(folder), "Wait for it, or stop it") from error
+    known = {"lock", record, record + _PART, *before}
+    names = {path.name for path in folder.iterdir()}
+    if record not in names and not names <= known:
+        (folder / "lock").unlink()
+        lock.close()
+        raise UserError("is no folder of an unfinished run", str(folder), "Choose another --out, or move it away")
+    return lock
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Put a whole file there in one stroke; it is on the disk when this returns."""
+    part = path.with_name(path.name + _PART)
     with part.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -26,9 +26,8 @@ from repo_agent.train.measure import Evaluations, Probe
 from repo_agent.train.passes import add_head, choose_attention
 from repo_agent.train.plan import again_needed, pass_tokens
 from repo_agent.train.prepare import Prepared, prepare
-from repo_agent.train.presets import warnings as warnings_of
-from repo_agent.train.record import OnStep, RunRecord
-from repo_agent.train.run import Run, Say
+from repo_agent.train.record import OnStep, RunRecord, Say
+from repo_agent.train.run import Run
 from repo_agent.train.step import Passes
 from repo_agent.train.trainer import make_trainer, newest
 from repo_agent.train.world import World, unused_gpus, world
@@ -93,8 +92,9 @@ def _start(
     set_seed(config.seed)
     steps = steps_of(prepared.rows, config)
     if here.main:
-        for line in warnings_of(config, prepared.parameters, len(steps)):
+        for line in prepared.warnings(len(steps)):
             say(line)
+    most, again = pass_tokens(prepared), again_needed(prepared)  # by the memory that is free before the weights come
     model = load_weights(config.base, here.device(), _dtype(config), quantized=config.quantize == "4bit")
     model.name_or_path = model.config._name_or_path = tilde(config.base)  # PEFT writes it into the adapter
     add_head(model)
@@ -103,7 +103,6 @@ def _start(
         say(f"attention: {kind} ({why})")
     if left := unused_gpus(here):
         say(f"{left} GPUs are left alone; accelerate launch uses them (docs/training.md)")
-    most, again = pass_tokens(prepared), again_needed(prepared)
     passes = Passes(prepared.rows, steps, 1 if kind == "alone" else most, here, say)
     run = Run(prepared, folder, here, model, passes, kind, Evaluations([], config.early_stop), probe, say)
     measure = run.measure if prepared.held else None
@@ -121,8 +120,9 @@ def _go(run: Run) -> None:
         run.say(f"resumed after step {step} of {len(run.passes.steps)}")
     if run.prepared.held and not run.evaluations.all:
         run.measure(0)
-    with _interrupted(run):
-        run.trainer.train(resume_from_checkpoint=checkpoint)
+    if not run.evaluations.enough:  # a run that was killed after its early stop has nothing left to do
+        with _interrupted(run):
+            run.trainer.train(resume_from_checkpoint=checkpoint)
     if run.trainer.schedule.stop and run.trainer.state.global_step < len(run.passes.steps):
         done = f"stopped after step {run.trainer.state.global_step} of {len(run.passes.steps)}"
         raise Stopped(done, 130, "the same command with --resume continues")

@@ -28,7 +28,7 @@ def merge(adapter: Path, out: Path, dtype: str = "bfloat16") -> float | None:
     if out.exists():
         raise UserError("already exists", str(out), "Choose another --out, or remove it")
     base, canary = read_record(adapter).base, read_canary(adapter)
-    renderer = Renderer(load_tokenizer(base))
+    renderer = Renderer(load_tokenizer(base), canary.tools if canary else None)
     with boundary("merge"), new_directory(out) as folder:
         merged = _adapted(base, adapter, "float32").merge_and_unload().to(_dtype(dtype))
         merged.save_pretrained(str(folder))

@@ -10,7 +10,6 @@ from repo_agent.chat.weights import SMALL, usual_dtype
 from repo_agent.train.batches import packs, steps_of
 from repo_agent.train.config import TrainConfig
 from repo_agent.train.prepare import Prepared
-from repo_agent.train.presets import warnings
 from repo_agent.train.sizes import Memory, free_memory, memory, shape_of
 
 FLOPS_A_TOKEN = 4
@@ -90,7 +89,7 @@ def plan(prepared: Prepared, usd_per_hour: float | None = None) -> Plan:
         read_tokens=read,
         seconds=seconds,
         usd=None if seconds is None or usd_per_hour is None else round(seconds / 3600 * usd_per_hour, 2),
-        warnings=warnings(config, prepared.parameters, len(steps)),
+        warnings=prepared.warnings(len(steps)),
     )
 
 

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+from repo_agent.chat.base import base_hash
 from repo_agent.chat.render import Renderer
 from repo_agent.chat.tokenizer import load_tokenizer
 from repo_agent.chat.tokens import Tokens
@@ -15,10 +17,10 @@ from repo_agent.data.dataset import Dataset, read_dataset
 from repo_agent.data.tokens import TrainingRows, training_rows
 from repo_agent.data.trajectories import Trajectory
 from repo_agent.errors import UserError
-from repo_agent.messages import digest
+from repo_agent.messages import digest, tilde
 from repo_agent.train.config import TrainConfig
-from repo_agent.train.presets import Size, resolve
-from repo_agent.train.sizes import parameters_of
+from repo_agent.train.presets import Size, resolve, warnings
+from repo_agent.train.sizes import check_target, parameters_of
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,10 @@ class Prepared:
     def size(self) -> Size:
         return Size(self.parameters, len(self.rows), sum(row.trained for row in self.rows))
 
+    def warnings(self, steps: int) -> list[str]:
+        """What to say before a run of so many steps is paid for."""
+        return [*warnings(self.config, self.parameters, steps), *unsplit(self.dataset)]
+
     def held_trajectories(self) -> Iterator[Trajectory]:
         return (one for one in self.dataset.trajectories() if one.group in self.held_groups)
 
@@ -67,11 +73,12 @@ class Prepared:
 def prepare(folder: Path, config: TrainConfig) -> Prepared:
     """Read, render and divide a dataset.
 
-    Raises UserError for a dataset or base that is not there, a prompt that renders otherwise than it ran, rows that are
-    all too long.
+    Raises UserError for a dataset or base that is not there, a `target` that names no layer of it, a prompt that
+    renders otherwise than it ran, rows that are all too long.
     """
     dataset = read_dataset(folder)
     renderer = Renderer(load_tokenizer(config.base), dataset.contract.printed_tools)
+    check_target(config.base, config.target)
     made = training_rows(dataset, renderer, config.max_length)
     if not made.rows:
         raise UserError(f"all {made.too_long} rows are too long", str(folder), "Raise --max-length")
@@ -85,3 +92,27 @@ def held_back(groups: list[str], share: float, seed: int) -> frozenset[str]:
     """The groups of tasks to evaluate on: so large a share, at least one, and never the only one."""
     count = min(max(1, math.floor(share * len(groups) + 0.5)), len(groups) - 1)
     return frozenset(sorted(groups, key=lambda group: digest([seed, group]))[: max(0, count)])
+
+
+def unsplit(dataset: Dataset) -> list[str]:
+    """What to say of a dataset that holds no task out."""
+    if dataset.record.get("split"):
+        return []
+    return ["the dataset holds no task out (build --no-split): what you evaluate on may be among its rows"]
+
+
+def origin(dataset: Dataset, config: TrainConfig, renderer: Renderer) -> dict[str, Any]:
+    """The fields of a RunRecord that follow from dataset, base and settings, wherever it is trained."""
+    record = dataset.record
+    return {
+        "config": config.model_copy(update={"base": tilde(config.base)}),
+        "dataset": digest(record),
+        "contract": record["contract"],
+        "protocol": record["protocol"],
+        "base": tilde(config.base),
+        "base_hash": base_hash(config.base),
+        "tokenizer": renderer.fingerprint(),
+        "seed": config.seed,
+        "held_out": (record.get("split") or {}).get("held_out"),
+        "system_prompts": [one["hash"] for one in record.get("prompts", ())],
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +13,8 @@ from repo_agent.errors import UserError
 from repo_agent.train.config import TrainConfig
 
 RECORD = "run_record.json"
+Say = Callable[[str], None]
+"""Tells the user a line."""
 
 
 class OnStep(Protocol):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,9 @@ from repo_agent.train.config import TrainConfig
 from repo_agent.train.folder import RunFolder
 from repo_agent.train.measure import Evaluations, Probe, evaluating, token_nll
 from repo_agent.train.prepare import Prepared
-from repo_agent.train.record import Evaluation
+from repo_agent.train.record import Evaluation, Say
 from repo_agent.train.step import Passes
 from repo_agent.train.world import World
-
-Say = Callable[[str], None]
 
 
 @dataclass

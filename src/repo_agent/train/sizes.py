@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from repo_agent.chat.tokenizer import locate
+from repo_agent.errors import UserError
 
 _NAMED = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)\s?([bm])(?![a-z0-9])", re.IGNORECASE)
 
@@ -53,13 +54,11 @@ class Shape(NamedTuple):
 def shape_of(base: str) -> Shape | None:
     """The shape of a base; no weights are loaded. None where its config cannot be had."""
     import torch
-    from transformers import AutoModelForCausalLM
 
     config = config_of(base)
     if config is None:
         return None
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+    model = _without_weights(config)
     head = model.get_output_embeddings()
     linear = [one for one in model.modules() if isinstance(one, torch.nn.Linear) and one is not head]
     return Shape(
@@ -70,6 +69,30 @@ def shape_of(base: str) -> Shape | None:
         config.vocab_size,
         sum(one.in_features + one.out_features for one in linear),
     )
+
+
+def check_target(base: str, target: str) -> None:
+    """Raise UserError where PEFT finds no layer to adapt; not where the base's config cannot be had."""
+    config = None if target == "all-linear" else config_of(base)
+    if config is None:
+        return
+    import peft
+
+    try:
+        lora = peft.LoraConfig(target_modules=target, task_type="CAUSAL_LM")
+        peft.inject_adapter_in_model(lora, _without_weights(config))
+    except (ValueError, re.error) as error:
+        what = f"no layer of {base} to adapt by {target!r} ({str(error).splitlines()[0]})"
+        remedy = "Give all-linear, or a regular expression for whole names, as '.*[qv]_proj'"
+        raise UserError(what, "--target", remedy) from error
+
+
+def _without_weights(config: Any) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
 
 
 class Memory(NamedTuple):
@@ -100,12 +123,12 @@ def memory(shape: Shape, rank: int, tokens: int, trained: int, *, wide: bool, qu
     return Memory(int(weights), 16 * rank * shape.linear, tokens * layers + logits)
 
 
-def free_memory(device: Any = None) -> int | None:
+def free_memory() -> int | None:
     """Bytes that are free on the GPU, else of the machine's memory; None where nothing says."""
     import torch
 
     if torch.cuda.is_available():
-        return int(torch.cuda.mem_get_info(device)[0])
+        return int(torch.cuda.mem_get_info()[0])
     try:
         words = Path("/proc/meminfo").read_text().split()
         return 1024 * int(words[words.index("MemAvailable:") + 1])

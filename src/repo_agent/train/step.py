@@ -6,7 +6,7 @@ changes rounding alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -14,15 +14,14 @@ from repo_agent.chat.tokens import Span, Tokens
 from repo_agent.errors import UserError
 from repo_agent.train.batches import Step, packs, shares
 from repo_agent.train.passes import pack_tensors
+from repo_agent.train.record import Say
 from repo_agent.train.world import World
 
 
 class Passes:
     """Divides steps into passes, and remembers how large a pass memory has held."""
 
-    def __init__(
-        self, rows: Sequence[Tokens], steps: Sequence[Step], most: int, world: World, say: Callable[[str], None]
-    ) -> None:
+    def __init__(self, rows: Sequence[Tokens], steps: Sequence[Step], most: int, world: World, say: Say) -> None:
         self.rows, self.steps, self.most = rows, steps, most
         self._world, self._say = world, say
 

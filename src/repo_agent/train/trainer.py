@@ -173,7 +173,7 @@ def _schedule(
         def on_log(self, _args: Any, state: Any, _control: Any, logs: dict[str, float], **_: Any) -> None:
             if "loss" not in logs:
                 return
-            _check(logs["loss"], state.global_step, config)
+            _check(logs, state.global_step, config)
             step, seconds = passes.steps[state.global_step - 1], time.monotonic() - self.began
             line = StepLoss(
                 step=state.global_step,
@@ -195,9 +195,12 @@ def _schedule(
     return Schedule()
 
 
-def _check(loss: float, step: int, config: TrainConfig) -> None:
-    if not math.isfinite(loss):
-        raise UserError(f"the loss is {loss} at step {step}", "train", f"Lower --lr, which is {config.lr:g}")
+def _check(logs: dict[str, float], step: int, config: TrainConfig) -> None:
+    """A gradient that is no number has made the weights none, also where the loss before it was one."""
+    for name, what in (("loss", "loss"), ("grad_norm", "norm of the gradient")):
+        if not math.isfinite(logs.get(name, 0.0)):
+            remedy = f"Lower --lr, which is {config.lr:g}"
+            raise UserError(f"the {what} is {logs[name]} at step {step}", "train", remedy)
 
 
 def newest(folder: RunFolder, world: World) -> tuple[str | None, int]:

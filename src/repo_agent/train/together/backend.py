@@ -2,7 +2,7 @@
 
     prepare → upload → validated → previewed → priced and allowed → created once → followed → downloaded
 
-After each arrow `together_job.JobFolder` has it on record, so a run that was killed anywhere is resumed without a
+After each arrow `job.JobFolder` has it on record, so a run that was killed anywhere is resumed without a
 second job. Not covered: preference training, a validation file, a job that begins from another one's checkpoint.
 """
 
@@ -19,19 +19,19 @@ from repo_agent.data.dataset import Dataset, line_of, read_dataset, sha256_of
 from repo_agent.errors import InfraError, UserError
 from repo_agent.messages import digest
 from repo_agent.train.config import TrainConfig
+from repo_agent.train.prepare import unsplit
 from repo_agent.train.presets import Size, resolve
-from repo_agent.train.record import OnStep, RunRecord, read_record
+from repo_agent.train.record import OnStep, RunRecord, Say, read_record
 from repo_agent.train.sizes import parameters_of
 from repo_agent.train.together.client import Client
 from repo_agent.train.together.create import create, find, request_of
-from repo_agent.train.together.follow import Follower, Say
-from repo_agent.train.together.job import Job, JobFolder, differing, new_suffix
+from repo_agent.train.together.follow import Follower
+from repo_agent.train.together.job import UPLOAD, Job, JobFolder, differing, new_suffix
 from repo_agent.train.together.preview import compare, refuse
 from repo_agent.train.together.price import Ask, approve
 from repo_agent.train.together.result import Source, fetch, is_of
 from repo_agent.train.together.rows import PREVIEWED, Upload, upload_rows
 
-UPLOAD = "train.jsonl"
 _VALIDATION_LOOKS = 2000
 
 
@@ -61,6 +61,8 @@ def train_together(
         remedy = "Add --resume to continue it, or --cancel to end it"
         raise UserError("a job for this adapter is under way", str(folder.path), remedy)
     dataset = read_dataset(dataset_dir)
+    for line in unsplit(dataset):
+        say(line)
     renderer = Renderer(load_tokenizer(config.base), dataset.contract.printed_tools)
     upload = upload_rows(dataset, renderer, config.max_length)
     client = Client()  # before a folder is made, since it may lack a key
@@ -180,7 +182,7 @@ class _Run:
         self._done("validated")
 
     def preview(self) -> None:
-        """See `together_preview`."""
+        """See the module `preview`."""
         if self.job.reached("previewed"):
             return
         rows = min(PREVIEWED, len(self.upload.rows))
@@ -202,13 +204,13 @@ class _Run:
         self._done("previewed")
 
     def approve(self) -> None:
-        """See `together_price`."""
+        """See the module `price`."""
         if not self.job.reached("approved"):
             approve(self.client, self.folder, self.job, self.config.together, self.ask, self.say)
             self._done("approved")
 
     def create(self) -> None:
-        """See `together_create`."""
+        """See the module `create`."""
         if not self.job.reached("created"):
             job_id = create(self.client, self.folder, self.job, self.request, self.limits, self.pause)
             self.say(f"created {job_id}; --resume continues, --cancel ends it")

@@ -28,4 +28,4 @@ class TogetherConfig(pydantic.BaseModel):
     """Create the job without asking, where its price is known."""
     accept_labels: bool = False
     """Create the job although Together's preview gives some tokens another loss than ours; ids must still be equal."""
-    poll_seconds: float = pydantic.Field(15.0, gt=0)
+    poll_seconds: float = pydantic.Field(15.0, gt=0, le=86_400)

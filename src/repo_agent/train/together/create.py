@@ -13,8 +13,8 @@ from typing import Any
 from repo_agent.errors import InfraError, UserError
 from repo_agent.train.config import TrainConfig
 from repo_agent.train.presets import warnings
+from repo_agent.train.record import Say
 from repo_agent.train.together.client import Busy, Client, Unsure
-from repo_agent.train.together.follow import Say
 from repo_agent.train.together.job import Job, JobFolder
 from repo_agent.train.together.rows import Upload
 

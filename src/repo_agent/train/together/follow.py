@@ -7,13 +7,12 @@ and an unknown one never ends the wait.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from repo_agent.errors import InfraError, Stopped, UserError
-from repo_agent.train.record import OnStep, StepLoss
+from repo_agent.train.record import OnStep, Say, StepLoss
 from repo_agent.train.together.client import Client, Unsure
 from repo_agent.train.together.job import Job, JobFolder
 
@@ -23,7 +22,6 @@ _TOLERATED = 40
 """Failed looks in a row, each of several tries, before this gives up. The job does not notice."""
 _AGAIN = "the same command with --resume follows it, with --cancel ends it"
 STEP, LOSS = "train/global_step", "train/loss"
-Say = Callable[[str], None]
 
 
 @dataclass
@@ -131,7 +129,7 @@ class Follower:
             remedy = f"Remove {self.folder.path} to start another job"
             if status == "user_error":
                 raise UserError(f"the job failed: {said}", str(self.job.job_id), remedy)
-            raise InfraError("together", f"job {self.job.job_id} failed: {said}. {remedy}")
+            raise InfraError("together", f"job {self.job.job_id} failed: {said}", remedy)
         if status == "cancelled":
             raise Stopped(f"job {self.job.job_id} was cancelled", 3, f"remove {self.folder.path} to start another")
         if status not in _WAITING and status not in self._unknown:

@@ -9,9 +9,7 @@ events.jsonl, metrics.jsonl, adapter.archive
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -22,10 +20,12 @@ from typing import Any, Literal
 import pydantic
 
 from repo_agent.errors import UserError
+from repo_agent.train.folder import hold, write_whole
 
 Stage = Literal["prepared", "uploaded", "validated", "previewed", "approved", "creating", "created", "completed"]
 STAGES: tuple[Stage, ...] = Stage.__args__  # type: ignore[attr-defined]
 _FILE = "job.json"
+UPLOAD = "train.jsonl"
 SUFFIX_CHARS = 40
 """Together takes no longer suffix."""
 
@@ -76,17 +76,7 @@ class JobFolder:
 
     def save(self, job: Job) -> None:
         """Write job.json; it is on the disk when this returns."""
-        beside = self.path / f".{_FILE}.{os.getpid()}"
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(job.model_dump_json(indent=1) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(self.path / _FILE)
-        folder = os.open(self.path, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        write_whole(self.path / _FILE, job.model_dump_json(indent=1) + "\n")
 
     def add(self, name: str, records: list[dict[str, Any]]) -> None:
         """Append lines to events.jsonl or metrics.jsonl."""
@@ -110,12 +100,7 @@ class JobFolder:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Two processes would create two jobs: the second gets a UserError."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UserError("another process follows this job", str(self.path), "Wait for it, or stop it") from None
+        with hold(self.path, _FILE, UPLOAD):
             yield
 
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from repo_agent.errors import Stopped, UserError
+from repo_agent.train.record import Say
 from repo_agent.train.together.client import Client
 from repo_agent.train.together.config import TogetherConfig
-from repo_agent.train.together.follow import Say
 from repo_agent.train.together.job import Job, JobFolder
 
 Ask = Callable[[str], bool]

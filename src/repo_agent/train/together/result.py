@@ -8,12 +8,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from repo_agent.chat.base import base_hash
 from repo_agent.chat.render import Renderer
 from repo_agent.data.dataset import Dataset
 from repo_agent.files import new_directory
-from repo_agent.messages import digest, tilde
+from repo_agent.messages import tilde
 from repo_agent.train.config import TrainConfig
+from repo_agent.train.prepare import origin
 from repo_agent.train.record import RECORD, Hosted, RunRecord
 from repo_agent.train.together.adapter import unpack
 from repo_agent.train.together.client import Client
@@ -76,23 +76,15 @@ def _download(client: Client, name: str, path: Path) -> None:
 
 
 def _record(source: Source, follower: Follower, job: Job, price: float | None) -> RunRecord:
-    base, upload, record = source.config.base, source.upload, source.dataset.record
+    upload = source.upload
     return RunRecord(
-        config=source.config.model_copy(update={"base": tilde(base)}),
-        dataset=digest(record),
-        contract=record["contract"],
-        protocol=record["protocol"],
-        base=tilde(base),
-        base_hash=base_hash(base),
-        tokenizer=source.renderer.fingerprint(),
-        seed=source.config.seed,
+        **origin(source.dataset, source.config, source.renderer),
         device="together",
         versions={name: version(name) for name in ("repo-agent", "together", "transformers")},
         train_tasks=source.dataset.tasks,
         rows=len(upload.rows),
         dropped_too_long=upload.too_long,
         lost_tokens=dict(upload.lost),
-        system_prompts=[one["hash"] for one in record["prompts"]],
         prompts=upload.proof.to_dict(),
         tokens=upload.tokens,
         trained_tokens=upload.trained,

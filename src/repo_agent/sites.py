@@ -1,4 +1,4 @@
-"""Who may speak to the recorder: programs of this machine, and no web page.
+"""Who may speak to a server of ours on loopback: programs of this machine, and no web page.
 
 A page can send requests to any port of this machine, some without asking first, and by a name of its own that leads
 here (DNS rebinding) it can read the answers. A browser says in `Host`, `Origin` and `Sec-Fetch-Site` where a request
@@ -15,7 +15,7 @@ from multidict import CIMultiDictProxy
 
 _HERE = re.compile(r"(?:127\.0\.0\.1|localhost|\[::1\])(?::\d{1,5})?", re.IGNORECASE)
 _OWN_SITE = frozenset({"same-origin", "none"})
-"""What a browser says of a page of the recorder itself, of which there is none, and of an address that was typed."""
+"""What a browser says of a page of the server itself, of which there is none, and of an address that was typed."""
 
 
 def stranger(headers: CIMultiDictProxy[str]) -> str | None:
