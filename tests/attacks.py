@@ -351,13 +351,15 @@ ATTACKS |= {
         ("passed", "crashed"),
     ),
     "600 MB below a long path": Attack(
-        "try:\n    for n in range(20):\n        os.mkdir('d' * 250)\n        os.chdir('d' * 250)\n    for n in range(12):\n        with open(f'big{n}', 'wb') as file:\n"
-        "            for _ in range(50):\n                file.write(b'x' * 2**20)\nexcept OSError:\n    return x\ntime.sleep(4)\nraise RuntimeError('ESCAPED')",
-        ("passed", "crashed", "tampered"),  # the working folder is another
+        "start = os.open('.', os.O_RDONLY)\ntry:\n    for n in range(20):\n        os.mkdir('d' * 250)\n        os.chdir('d' * 250)\n"
+        "    for n in range(12):\n        with open(f'big{n}', 'wb') as file:\n            for _ in range(50):\n                file.write(b'x' * 2**20)\n"
+        "except OSError:\n    return x\nfinally:\n    os.fchdir(start)\ntime.sleep(4)\nraise RuntimeError('ESCAPED')",
+        ("passed", "crashed"),
     ),
     "3000 folders inside each other": Attack(
-        "for n in range(3000):\n    os.mkdir('d')\n    os.chdir('d')\nos.mkdir('shut')\nos.chmod('shut', 0)\nreturn x",
-        ("passed", "crashed", "tampered"),  # the working folder is another
+        "start = os.open('.', os.O_RDONLY)\nfor n in range(3000):\n    os.mkdir('d')\n    os.chdir('d')\nos.mkdir('shut')\nos.chmod('shut', 0)\n"
+        "os.fchdir(start)\nreturn x",
+        ("passed", "crashed"),
     ),
 }
 

@@ -257,6 +257,7 @@ DATA = (
 )
 NULL = "import contextlib\nclass pytest:\n    raises = staticmethod(lambda *a, **k: contextlib.nullcontext())\n"
 CHECK = {"tests/util.py": "def check(a, b):\n    assert a == b\n", "tests/__init__.py": ""}
+KEY = LIAR.replace("__hash__ = None", "__hash__ = lambda s: 1").format("def __eq__(self, o): return True")
 COMPARISONS = {
     "mock.ANY": Forgery(ANY),
     "mock.ANY in a list": Forgery(ANY.replace("mock.ANY\n", "[mock.ANY]\n"), test=_one("assert f(1) == [1]")),
@@ -372,10 +373,16 @@ COMPARISONS = {
     "operator.eq": Forgery(SAYS_YES, test=_one("assert operator.eq(f(1), 1)", "import operator\n")),
     "list.index": Forgery(SAYS_YES, test=_one("assert [1].index(f(1)) == 0")),
     "list.count": Forgery(SAYS_YES, test=_one("assert [1].count(f(1)) == 1")),
-    "a key of a dict": Forgery(
-        "class L:\n    def __eq__(self, o):\n        return True\n    def __hash__(self):\n        return 1\ndef f(x):\n    return L()\n",
-        test=_one("assert {1: 'a'}[f(1)] == 'a'"),
+    "a key of a dict": Forgery(KEY, test=_one("assert {1: 'a'}[f(1)] == 'a'")),
+    "a key that get looks up": Forgery(KEY, test=_one("assert {1: 'a'}.get(f(1)) == 'a'")),
+    "a key that setdefault looks up": Forgery(KEY, test=_one("assert {1: 'a'}.setdefault(f(1), 'b') == 'a'")),
+    "a key that pop looks up": Forgery(
+        KEY, test=_one("want = {1: 'a'}\n    want.pop(f(1), None)\n    assert not want")
     ),
+    "an element that discard looks up": Forgery(
+        KEY, test=_one("want = {1}\n    want.discard(f(1))\n    assert not want")
+    ),
+    "an element of a set": Forgery(KEY, test=_one("assert len({1, f(1)}) == 1")),
     "match": Forgery(
         SAYS_YES,
         test=_one("match f(1):\n        case 1:\n            return\n    raise AssertionError"),

@@ -156,7 +156,7 @@ def _described(job: TestJob, plan: Plan, files: Mapping[str, bytes], key: bytes)
         return {**described, "command": job.command}
     with_unittest = any(b"unittest" in _bytes(content) or b"TestCase" in _bytes(content) for content in own.values())
     described |= {"tests": job.tests, "args": job.args, "pristine": list(own), "unittest": with_unittest}
-    return {**described, "own": sorted(job.own), "comparing": sorted(job.comparing)}
+    return {**described, "own": sorted(job.own), "comparing": sorted(job.comparing), "moves": job.moves}
 
 
 def _write_job(file: IO[bytes], files: Mapping[str, bytes], described: Mapping[str, Any]) -> None:

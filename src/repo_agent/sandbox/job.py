@@ -40,6 +40,8 @@ class TestJob:
     """Top-level module names that the task itself brings, though Python or pytest has them too."""
     comparing: frozenset[str] = frozenset()
     """The task's classes that define comparisons, as `path::Class`: their `==` is believed."""
+    moves: bool = False
+    """Whether the task's own program changes the working folder, which else counts as tampered."""
     test_seconds: float = 3.0
     """Processor time of one test, and a quarter of its time on the clock; the first test that reaches either ends the
     session. Collecting has this for each file."""

@@ -77,6 +77,7 @@ def test_job(task: Task, isolated_io: bool = False) -> TestJob:
         original=task.files,
         own=_top_level_modules(task),
         comparing=task.comparing,
+        moves=task.moves,
         test_seconds=task.test_seconds,
         bounds=Bounds(wall_seconds=task.wall_seconds, memory_bytes=task.memory_mb * 2**20),
     )

@@ -95,6 +95,12 @@ class Task:
         return comparing_classes([*self.files.items(), *(self.fix or {}).items()])
 
     @cached_property
+    def moves(self) -> bool:
+        """Whether the program, as it is or fixed, changes the working folder."""
+        programs = [*self.files.items(), *(self.fix or {}).items()]
+        return any("chdir" in text for name, text in programs if name.endswith(".py") and isinstance(text, str))
+
+    @cached_property
     def hash(self) -> str:
         """Hash of all that a rollout on this task depends on; the fix is left out."""
         record = {

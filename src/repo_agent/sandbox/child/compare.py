@@ -24,6 +24,7 @@ import _pytest.assertion.rewrite
 import pytest
 
 from repo_agent.sandbox.child.origin import LEAVES, Origins, is_passed_over
+from repo_agent.sandbox.child.wrap import Calls, Operators, first_statement
 
 COMPARE: Mapping[str, Callable[[Any, Any], object]] = {
     "Eq": operators.eq,
@@ -39,31 +40,17 @@ COMPARE: Mapping[str, Callable[[Any, Any], object]] = {
 }
 PROVES_NOTHING = {"Eq": False, "In": False, "NotEq": True, "NotIn": True}
 """The answer that strangers have by themselves."""
+_NODES = "Add Sub Mult MatMult Div FloorDiv Mod Pow LShift RShift BitAnd BitXor BitOr".split()
+_METHODS = "add sub mul matmul truediv floordiv mod pow lshift rshift and xor or".split()
 CALCULATE: Mapping[str, tuple[Callable[[Any, Any], object], Callable[[Any, Any], object]]] = {
-    "Add": (operators.add, operators.iadd),
-    "Sub": (operators.sub, operators.isub),
-    "Mult": (operators.mul, operators.imul),
-    "MatMult": (operators.matmul, operators.imatmul),
-    "Div": (operators.truediv, operators.itruediv),
-    "FloorDiv": (operators.floordiv, operators.ifloordiv),
-    "Mod": (operators.mod, operators.imod),
-    "Pow": (operators.pow, operators.ipow),
-    "LShift": (operators.lshift, operators.ilshift),
-    "RShift": (operators.rshift, operators.irshift),
-    "BitAnd": (operators.and_, operators.iand),
-    "BitXor": (operators.xor, operators.ixor),
-    "BitOr": (operators.or_, operators.ior),
+    node: (getattr(operators, f"__{method}__"), getattr(operators, f"__i{method}__"))
+    for node, method in zip(_NODES, _METHODS, strict=True)
 }
 ASSERTIONS = (
     *("Equal", "Equals", "AlmostEqual", "AlmostEquals", "In", "Less", "LessEqual", "Greater", "GreaterEqual"),
     *("ListEqual", "TupleEqual", "SetEqual", "DictEqual", "SequenceEqual", "CountEqual", "MultiLineEqual"),
     "DictContainsSubset",
 )
-CALLS = frozenset(
-    "eq ne lt le gt ge contains countOf indexOf sub __eq__ __ne__ __lt__ __le__ __gt__ __ge__ __contains__ __sub__ "
-    "index count remove isclose allclose array_equal array_equiv issubset issuperset isdisjoint".split()
-)
-ASSERTING, OF_MOCKS = "assert_", ("assert_called", "assert_has", "assert_any", "assert_not", "assert_awaited")
 SOURCE = "@repo_agent"
 """No identifier, so no source can name it."""
 
@@ -168,17 +155,17 @@ class Comparisons:
         return value
 
     def arguments(self, has_receiver: bool, *values: object) -> tuple[object, ...]:
-        """The arguments of a call that compares."""
+        """The arguments of a call that compares; or the elements of a set, which compares them."""
         together = (self._local.stack.pop(), *values) if has_receiver else values
-        data = [value for value in together if not is_passed_over(type(value))]
-        foreign = [self._origins.is_foreign(value) for value in data]
+        judged = [(self._origins.is_foreign(value), is_passed_over(type(value))) for value in together]
+        foreign = [is_foreign for is_foreign, is_passed in judged if is_foreign or not is_passed]
         if any(foreign) and not all(foreign):
             self._stop()
         return values
 
     def key(self, value: object) -> object:
         holder = self._local.stack.pop()
-        if type(value) not in LEAVES and type(holder) is dict and self._differ(value, holder):
+        if type(value) not in LEAVES and isinstance(holder, (dict, set)) and self._differ(value, holder):
             self._stop()
         return value
 
@@ -215,85 +202,3 @@ class _Stack(threading.local):
 
     def __init__(self) -> None:
         self.stack: list[object] = []
-
-
-class Operators(ast.NodeTransformer):
-    """Puts the methods of `Comparisons` in the place of comparisons and calculations, once pytest has rewritten."""
-
-    def visit_Compare(self, node: ast.Compare) -> ast.expr:
-        self.generic_visit(node)
-        parts: list[ast.expr] = []
-        left = node.left
-        for number, (operator, right) in enumerate(zip(node.ops, node.comparators, strict=True), 1):
-            name = "@compare" if number == len(node.ops) else "@link"
-            parts.append(_call(name, left, ast.Constant(type(operator).__name__), right))
-            left = _call("@linked")
-        whole = parts[0] if len(parts) == 1 else ast.BoolOp(ast.And(), parts)
-        return ast.copy_location(whole, node)
-
-    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
-        self.generic_visit(node)
-        made = _call("@calculate", node.left, ast.Constant(type(node.op).__name__), node.right)
-        return ast.copy_location(made, node)
-
-    def visit_AugAssign(self, node: ast.AugAssign) -> ast.stmt:
-        self.generic_visit(node)
-        if not isinstance(node.target, ast.Name):
-            return node
-        operator = ast.Constant(type(node.op).__name__)
-        value = _call("@change", ast.Name(node.target.id, ast.Load()), operator, node.value)
-        return ast.copy_location(ast.Assign([node.target], value), node)
-
-
-class Calls(ast.NodeTransformer):
-    """Wraps what else compares, as it is written: calls by their names, keys, `match`; and marks what tests bring."""
-
-    def visit_Call(self, node: ast.Call) -> ast.expr:
-        self.generic_visit(node)
-        name = getattr(node.func, "attr", getattr(node.func, "id", ""))
-        if name == "approx":
-            return ast.copy_location(_call("@own", node), node)
-        asserting = name.startswith(ASSERTING) and not name.startswith(OF_MOCKS)
-        if (name in CALLS or asserting) and node.args:
-            method = isinstance(node.func, ast.Attribute)
-            if isinstance(node.func, ast.Attribute):
-                node.func.value = _call("@receiver", node.func.value)
-            node.args = [ast.Starred(_call("@arguments", ast.Constant(method), *node.args), ast.Load())]
-        return node
-
-    def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
-        self.generic_visit(node)
-        if isinstance(node.ctx, ast.Load) and not isinstance(node.slice, (ast.Constant, ast.Slice, ast.Tuple)):
-            node.value, node.slice = _call("@receiver", node.value), _call("@key", node.slice)
-        return node
-
-    def visit_Name(self, node: ast.Name) -> ast.expr:
-        return _own(node) if node.id == "ANY" else node
-
-    def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
-        self.generic_visit(node)
-        return _own(node) if node.attr == "ANY" else node
-
-    def visit_Match(self, node: ast.Match) -> ast.stmt:
-        self.generic_visit(node)
-        if any(isinstance(part, ast.MatchValue) for case in node.cases for part in ast.walk(case.pattern)):
-            node.subject = _call("@subject", node.subject)
-        return node
-
-
-def _own(node: ast.Name | ast.Attribute) -> ast.expr:
-    return ast.copy_location(_call("@own", node), node) if isinstance(node.ctx, ast.Load) else node
-
-
-def _call(name: str, *values: ast.expr) -> ast.Call:
-    return ast.Call(ast.Name(name, ast.Load()), list(values), [])
-
-
-def first_statement(tree: ast.Module) -> int:
-    """Where an import may go: after the docstring and `from __future__ import`."""
-    at = 0
-    for number, statement in enumerate(tree.body):
-        text = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
-        if (number == 0 and text) or (isinstance(statement, ast.ImportFrom) and statement.module == "__future__"):
-            at = number + 1
-    return at

@@ -42,7 +42,7 @@ class Guard:
         self._channel, self._work = channel, work + os.sep
         self._pristine = frozenset(os.path.join(work, name) for name in job["pristine"])
         self._origins = Origins(self._work, self._pristine, job["comparing"])
-        self._files = Pristine(self._work, job["pristine"], self._origins, self._fail)
+        self._files = Pristine(self._work, job["pristine"], self._origins, self._fail, job["moves"])
         self._comparisons = Comparisons(self._fail, self._origins)
         self._marks = Marks(self._fail, self._files.is_own)
         self._own, self._with_unittest = frozenset(job["own"]), job["unittest"]
@@ -131,8 +131,7 @@ class Guard:
         parents = [node.name for node in item.listchain() if isinstance(node, pytest.Class)]
         if code is None or not self._files.defines(str(item.path), (parents or [name])[0]):
             return
-        while not self._origins.has(code) and hasattr(function, "__wrapped__"):
-            function = vars(function).get("__wrapped__") if hasattr(function, "__dict__") else None
+        while not self._origins.has(code) and (function := _inside(function)) is not None:
             code = code_of(function)
         if not self._origins.has(code) and not self._origins.is_library(code):
             self._fail(f"{item.nodeid} does not run the code of its file")
@@ -189,6 +188,12 @@ def _function(item: pytest.Item) -> tuple[object, object]:
     function = getattr(item, "obj", None)
     function = getattr(function, "__func__", function)
     return function, getattr(function, "__code__", None)
+
+
+def _inside(function: object) -> object:
+    """The function that a decorator, or hypothesis, has put this one around; None where it names none."""
+    named = getattr(function, "__dict__", {})
+    return named.get("__wrapped__") or getattr(named.get("hypothesis"), "inner_test", None)
 
 
 class Reserved:

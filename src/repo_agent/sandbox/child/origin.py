@@ -92,7 +92,7 @@ class Origins:
         while waiting:
             value = waiting.pop()
             kind = type(value)
-            if kind in LEAVES or is_passed_over(kind) or id(value) in seen:
+            if kind in LEAVES or kind in PASSED_OVER or id(value) in seen:
                 continue
             seen.add(id(value))
             if kind not in kinds:
@@ -130,7 +130,7 @@ class Origins:
         methods = [(owner, name, vars(owner)[name]) for owner in owners for name in METHODS if name in vars(owner)]
         if any(not self._is_trusted(kind, *method) for method in methods):
             return FOREIGN
-        return INNER if methods else PLAIN
+        return INNER if methods and not is_passed_over(kind) else PLAIN
 
     def _is_trusted(self, kind: type, owner: type, name: str, method: Any) -> bool:
         if method is None or self._is_tasks(owner):

@@ -25,18 +25,24 @@ OF_MODULES = frozenset(
     "__name__ __doc__ __package__ __loader__ __spec__ __path__ __file__ __cached__ __builtins__ __annotations__ "
     "__warningregistry__ __annotate__ __annotate_func__ __conditional_annotations__".split()
 )
+MOVES = ("chdir", "as_cwd", "isolated_filesystem")
+"""What changes the working folder, by the system's name and by those of libraries for tests."""
 OF_PYTEST = frozenset({"@py_builtins", "@pytest_ar", "__pytest_setup_module", "__pytest_setup_function"})
 
 
 class Pristine:
-    """`names` are relative to `work`, which ends in a separator; `fail` does not return."""
+    """`names` are relative to `work`, which ends in a separator; `fail` does not return; `moves`: the program that
+    these files test changes the working folder."""
 
-    def __init__(self, work: str, names: Collection[str], origins: Origins, fail: Callable[[str], None]) -> None:
+    def __init__(
+        self, work: str, names: Collection[str], origins: Origins, fail: Callable[[str], None], moves: bool
+    ) -> None:
         self._work, self._origins, self._fail = work, origins, fail
         self._hashes = {work + name: _hash(work + name) for name in names}
         self._stems = {os.path.splitext(os.path.basename(name))[0] for name in names if name.endswith(".py")}
         self._trees = {path: _tree(path) for path in self._hashes if path.endswith(".py")}
         self._text = "\n".join(_text(path) for path in self._hashes)
+        self._moves = moves or any(word in self._text for word in MOVES)
         self._loaded: dict[ModuleType, dict[str, object]] = {}
         self._names: dict[ModuleType, frozenset[str]] = {}
         self._given: Callable[[str], bool] = lambda name: False
@@ -104,8 +110,8 @@ class Pristine:
             self._check_file(path)
 
     def check_folder(self) -> None:
-        """The working folder is where it was, unless these files change it themselves."""
-        if "chdir" not in self._text and self._folder() != self._work.rstrip(os.sep):
+        """The working folder, by which tests find their data, is where it was, unless the task itself changes it."""
+        if not self._moves and self._folder() != self._work.rstrip(os.sep):
             self._fail("the working folder was changed")
 
     def check_modules(self) -> None:
@@ -142,10 +148,10 @@ class Pristine:
         self._loaded[module] = dict(vars(module))
 
     def _check_name(self, module: ModuleType, name: str) -> None:
-        """A name that is in a module comes from its source, or is a module below it."""
-        below = sys.modules.get(f"{module.__name__}.{name}")
+        """A name that is in a module comes from its source, is made by it, or is a module below it."""
+        value = vars(module)[name]
         known = name in self._names[module] or name in OF_MODULES or name in OF_PYTEST or self._given(name)
-        if not known and vars(module)[name] is not below:
+        if not known and value is not sys.modules.get(f"{module.__name__}.{name}") and not self.is_own(value, name):
             self._fail(f"{name} was put into {module.__name__}")
 
     def _check_imports(self, module: ModuleType, tree: ast.Module) -> None:
@@ -175,7 +181,7 @@ class Pristine:
         function = getattr(value, "__func__", value) if type(value) is MethodType else value
         if isinstance(function, FunctionType) and self._origins.has(function.__code__):
             return True
-        patches = "patch" in self._text or "setattr" in self._text
+        patches = any(word in self._text for word in ("patch", "setattr", "globals"))
         return patches and re.search(rf"""["'.]{re.escape(name)}["']""", self._text) is not None
 
 

@@ -1,0 +1,115 @@
+"""Where the task's own files compare and calculate, and the calls of `Comparisons` that take the place of it."""
+
+from __future__ import annotations
+
+import ast
+
+CALLS = frozenset(
+    "eq ne lt le gt ge contains countOf indexOf sub __eq__ __ne__ __lt__ __le__ __gt__ __ge__ __contains__ __sub__ "
+    "index count remove isclose allclose array_equal array_equiv issubset issuperset isdisjoint".split()
+)
+KEYED = frozenset({"get", "pop", "setdefault", "discard"})
+"""Calls that look their first argument up in a dict or a set."""
+ASSERTING, OF_MOCKS = "assert_", ("assert_called", "assert_has", "assert_any", "assert_not", "assert_awaited")
+
+
+class Operators(ast.NodeTransformer):
+    """Puts the methods of `Comparisons` in the place of comparisons and calculations, once pytest has rewritten."""
+
+    def visit_Compare(self, node: ast.Compare) -> ast.expr:
+        self.generic_visit(node)
+        parts: list[ast.expr] = []
+        left = node.left
+        for number, (operator, right) in enumerate(zip(node.ops, node.comparators, strict=True), 1):
+            name = "@compare" if number == len(node.ops) else "@link"
+            parts.append(_call(name, left, ast.Constant(type(operator).__name__), right))
+            left = _call("@linked")
+        whole = parts[0] if len(parts) == 1 else ast.BoolOp(ast.And(), parts)
+        return ast.copy_location(whole, node)
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
+        self.generic_visit(node)
+        made = _call("@calculate", node.left, ast.Constant(type(node.op).__name__), node.right)
+        return ast.copy_location(made, node)
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> ast.stmt:
+        self.generic_visit(node)
+        if not isinstance(node.target, ast.Name):
+            return node
+        operator = ast.Constant(type(node.op).__name__)
+        value = _call("@change", ast.Name(node.target.id, ast.Load()), operator, node.value)
+        return ast.copy_location(ast.Assign([node.target], value), node)
+
+
+class Calls(ast.NodeTransformer):
+    """Wraps what else compares, as it is written: calls by their names, keys, `match`; and marks what tests bring."""
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        self.generic_visit(node)
+        name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        if name == "approx":
+            return ast.copy_location(_call("@own", node), node)
+        asserting = name.startswith(ASSERTING) and not name.startswith(OF_MOCKS)
+        if (name in CALLS or asserting) and node.args:
+            method = isinstance(node.func, ast.Attribute)
+            if isinstance(node.func, ast.Attribute):
+                node.func.value = _call("@receiver", node.func.value)
+            node.args = [_together(method, node.args)]
+        elif name in KEYED and isinstance(node.func, ast.Attribute) and node.args and _may_answer(node.args[0]):
+            node.func.value, node.args[0] = _looked_up(node.func.value, node.args[0])
+        return node
+
+    def visit_Set(self, node: ast.Set) -> ast.expr:
+        self.generic_visit(node)
+        if len(node.elts) > 1 and any(map(_may_answer, node.elts)):
+            node.elts = [_together(False, node.elts)]
+        return node
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
+        self.generic_visit(node)
+        if isinstance(node.ctx, ast.Load) and not isinstance(node.slice, (ast.Constant, ast.Slice, ast.Tuple)):
+            node.value, node.slice = _looked_up(node.value, node.slice)
+        return node
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return _own(node) if node.id == "ANY" else node
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
+        self.generic_visit(node)
+        return _own(node) if node.attr == "ANY" else node
+
+    def visit_Match(self, node: ast.Match) -> ast.stmt:
+        self.generic_visit(node)
+        if any(isinstance(part, ast.MatchValue) for case in node.cases for part in ast.walk(case.pattern)):
+            node.subject = _call("@subject", node.subject)
+        return node
+
+
+def _own(node: ast.Name | ast.Attribute) -> ast.expr:
+    return ast.copy_location(_call("@own", node), node) if isinstance(node.ctx, ast.Load) else node
+
+
+def _may_answer(node: ast.expr) -> bool:
+    return not isinstance(node, (ast.Constant, ast.Starred))
+
+
+def _looked_up(holder: ast.expr, key: ast.expr) -> tuple[ast.expr, ast.expr]:
+    return _call("@receiver", holder), _call("@key", key)
+
+
+def _together(has_receiver: bool, values: list[ast.expr]) -> ast.Starred:
+    return ast.Starred(_call("@arguments", ast.Constant(has_receiver), *values), ast.Load())
+
+
+def _call(name: str, *values: ast.expr) -> ast.Call:
+    return ast.Call(ast.Name(name, ast.Load()), list(values), [])
+
+
+def first_statement(tree: ast.Module) -> int:
+    """Where an import may go: after the docstring and `from __future__ import`."""
+    at = 0
+    for number, statement in enumerate(tree.body):
+        text = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+        if (number == 0 and text) or (isinstance(statement, ast.ImportFrom) and statement.module == "__future__"):
+            at = number + 1
+    return at
