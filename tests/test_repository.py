@@ -64,9 +64,9 @@ def repo(tmp_path: Path) -> Path:
     return lay(tmp_path / "repo", {"shop/__init__.py": "", "shop/maths.py": GOOD, "tests/test_maths.py": TEST})
 
 
-def toml(folder: Path, text: str) -> Suite:
+def toml(folder: Path, text: str, kind: str = "file") -> Suite:
     (folder / "suite.toml").write_text(text)
-    return load_suite(str(folder / "suite.toml"))
+    return load_suite(f"{kind}={folder / 'suite.toml'}")
 
 
 def one(folder: Path, text: str) -> Task:
@@ -277,8 +277,30 @@ def test_answers_that_lie_in_the_repository_stay_out(repo: Path) -> None:
     (repo / "agent").mkdir()
     (repo / "agent/half.patch").write_text(PATCH.format("/", "*"))
     text = '[[tasks]]\nid = "half"\nrepo = ".."\ngoal = "Fix half."\nbug_patch = "half.patch"\n'
-    (task,) = toml(repo / "agent", text).tasks
+    (task,) = toml(repo / "agent", text, "outside").tasks
     assert sorted(task.files) == ["shop/__init__.py", "shop/maths.py", "tests/test_maths.py"]
+
+
+@pytest.mark.parametrize("key", ["repo", "bug_dir", "bug_patch", "fix_dir", "fix_patch"])
+@pytest.mark.parametrize("place", ["../private", "{tmp}/private", "~/private", "link", "repo/../../private"])
+def test_what_lies_outside_the_folder_of_a_suite_file_is_read_if_the_user_says_so(
+    key: str, place: str, repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    inner = tmp_path / "suite"
+    lay(inner / "repo", {"shop/maths.py": GOOD, "tests/test_maths.py": TEST})
+    private = tmp_path / "private"
+    if key.endswith("patch"):
+        private.write_text(PATCH.format("/", "*") if key == "bug_patch" else PATCH.format("*", "/"))
+    else:
+        lay(private, {"shop/maths.py": GOOD + "# mine\n", "tests/test_maths.py": TEST})
+    (inner / "link").symlink_to("../private")
+    keys = {"repo": "repo", key: place.format(tmp=tmp_path)}
+    text = '[[tasks]]\nid = "half"\ngoal = "Fix half."\n' + "".join(f"{k} = {json.dumps(v)}\n" for k, v in keys.items())
+    with pytest.raises(UserError, match=f"{key} = .* lies outside of the file's folder.*--suite outside="):
+        toml(inner, text)
+    if key != "fix_patch":  # which has no bug to mend here
+        assert toml(inner, text, "outside").tasks
 
 
 def git(folder: Path, *words: str) -> None:
@@ -317,9 +339,9 @@ def test_answers_stay_out_of_another_checkout_too(repo: Path, tmp_path: Path) ->
     lay(repo, {"agent/half.patch": PATCH.format("/", "*")})
     lay(tmp_path / "tree", {"notes/copy.txt": PATCH.format("/", "*"), "notes/other.txt": "x" * 200})
     plain = {"shop/__init__.py", "shop/maths.py", "tests/test_maths.py"}
-    (task,) = toml(repo / "agent", text.format("../../tree")).tasks
+    (task,) = toml(repo / "agent", text.format("../../tree"), "outside").tasks
     assert set(task.files) == plain | {"notes/other.txt"}
-    (task,) = toml(repo / "agent", text.format("..")).tasks
+    (task,) = toml(repo / "agent", text.format(".."), "outside").tasks
     assert set(task.files) == plain
 
 

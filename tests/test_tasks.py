@@ -280,7 +280,7 @@ def test_a_wrong_spec_teaches(spec, message):
 
 def test_every_suite_is_listed():
     assert [name for name, _ in list_suites()] == [
-        "micro[=SEED]", "bundled", "quixbugs=PATH", "humanevalfix=PATH", "file=PATH",
+        "micro[=SEED]", "bundled", "quixbugs=PATH", "humanevalfix=PATH", "file=PATH", "outside=PATH",
     ]  # fmt: skip
     assert load_suite("micro=1").hash != load_suite("micro").hash == load_suite("micro=0").hash
 

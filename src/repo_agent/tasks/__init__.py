@@ -140,12 +140,16 @@ def _humanevalfix(value: str) -> Suite:
     return humanevalfix_suite(Path(value).expanduser())
 
 
-def _repository(value: str) -> Suite:
+def _repository(value: str, kind: str = "file") -> Suite:
     from repo_agent.tasks.repository import repository_suite
 
     if not value:
-        raise UserError("no path", "--suite file=PATH", "Give a suite file, TOML or JSON")
-    return repository_suite(Path(value).expanduser(), f"file={value}")
+        raise UserError("no path", f"--suite {kind}=PATH", "Give a suite file, TOML or JSON")
+    return repository_suite(Path(value).expanduser(), f"{kind}={value}", outside=kind == "outside")
+
+
+def _outside(value: str) -> Suite:
+    return _repository(value, "outside")
 
 
 SUITES = {
@@ -154,4 +158,5 @@ SUITES = {
     "quixbugs": _Kind("quixbugs=PATH", "40 classic algorithms with one bug each; PATH is a checkout", _quixbugs),
     "humanevalfix": _Kind("humanevalfix=PATH", "164 functions with one bug each; PATH is its JSONL", _humanevalfix),
     "file": _Kind("file=PATH", "your own repositories: PATH is a suite file, .toml or .json", _repository),
+    "outside": _Kind("outside=PATH", "such a file that you trust with what lies outside its own folder", _outside),
 }

@@ -73,10 +73,16 @@ class SuiteFile(pydantic.BaseModel):
     tasks: list[Entry] = pydantic.Field(min_length=1)
 
 
-def repository_suite(path: Path, spec: str) -> Suite:
-    """The tasks of the suite file at `path`, in its order. Raises UserError that names file, task and key."""
+def repository_suite(path: Path, spec: str, *, outside: bool = False) -> Suite:
+    """The tasks of the suite file at `path`, in its order.
+
+    What a task names is read, copied and shown to a model, so without `outside` all of it must lie in the file's own
+    folder. Raises UserError that names file, task and key.
+    """
     file = _read(path)
     entries = [_with_defaults(entry, file.defaults) for entry in file.tasks]
+    if not outside:
+        _check_inside(path, entries)
     ids = [entry.id for entry in entries]
     twice = sorted({name for name in ids if ids.count(name) > 1})
     if twice:
@@ -160,6 +166,16 @@ def _where(path: Path, entry: Entry) -> str:
 def _place(path: Path, relative: str) -> Path:
     """A path of the suite file: relative to the file, ~ for the home folder."""
     return path.parent / Path(relative).expanduser()
+
+
+def _check_inside(path: Path, entries: Sequence[Entry]) -> None:
+    folder = os.path.realpath(path.parent)
+    for entry in entries:
+        for key in ("repo", *(f"{name}_{form}" for name in ("bug", "fix") for form in ("dir", "patch"))):
+            place = getattr(entry, key)
+            if place and not Path(os.path.realpath(_place(path, place))).is_relative_to(folder):
+                remedy = f"If you trust the file with it, give --suite outside={path}"
+                raise UserError(f"{key} = {place!r} lies outside of the file's folder", _where(path, entry), remedy)
 
 
 def _change(path: Path, entry: Entry, name: str) -> Change:
