@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,7 +13,9 @@ from typing import Any, ClassVar
 
 import pytest
 
+from repo_agent.chat.tokenizer import load_tokenizer
 from repo_agent.chat.tokens import ids_hash
+from repo_agent.chat.weights import load_weights
 from repo_agent.errors import InfraError, UserError
 from repo_agent.messages import Message
 from repo_agent.models import LARGE, Completion, Request, Sampling
@@ -22,6 +25,7 @@ from repo_agent.models.retry import Patience
 from repo_agent.protocols.json_object import JsonObject
 from repo_agent.tools.files import default_registry
 from repo_agent.tools.verdict import judge
+from repo_agent.train.sizes import config_of
 
 REGISTRY = default_registry()
 
@@ -262,3 +266,28 @@ def test_openai_errors_do_not_repeat_the_key(server: str, monkeypatch: pytest.Mo
     assert "secret" not in str(caught.value) and caught.value.__cause__ is None
     with pytest.raises(InfraError, match="Connection"):
         asyncio.run(OpenAIChat("x", "http://127.0.0.1:9/v1", Patience(tries=1)).complete(ask(4)))
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "weights", "dtype", "config"])
+def test_code_that_comes_with_a_base_never_runs_nor_asks_to(
+    part: str, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, ran = tmp_path / "base", tmp_path / "ran"
+    shutil.copytree(tiny_base, base)
+    (base / "own.py").write_text(f"open({str(ran)!r}, 'w')\nOwn = None\n")
+    for name, mapped in (
+        ("config.json", {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"}),
+        ("tokenizer_config.json", {"AutoTokenizer": ["own.Own", "own.Own"]}),
+    ):
+        told = json.loads((base / name).read_text())
+        told |= {"auto_map": mapped, "model_type": "own"} if name == "config.json" else {"auto_map": mapped}
+        told.pop("tokenizer_class", None)
+        (base / name).write_text(json.dumps(told))
+    monkeypatch.setattr("builtins.input", lambda prompt: "y")
+    if part == "config":
+        assert config_of(str(base)) is None
+    else:
+        load = {"tokenizer": load_tokenizer, "weights": load_weights, "dtype": lambda base: load_weights(base, "cpu")}
+        with pytest.raises(UserError):
+            load[part](str(base))
+    assert not ran.exists()

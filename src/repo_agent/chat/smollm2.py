@@ -52,7 +52,7 @@ def _convert(weights: Path, folder: Path) -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    where: dict[str, Any] = {"gguf_file": weights.name}
+    where: dict[str, Any] = {"gguf_file": weights.name, "trust_remote_code": False}
     with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):  # its bar knows no other way to be quiet
         tokenizer = AutoTokenizer.from_pretrained(weights.parent, **where)
         read = AutoModelForCausalLM.from_pretrained(weights.parent, dtype=torch.float32, **where)

@@ -39,7 +39,7 @@ def load_tokenizer(base: str) -> Any:
     where = locate(base)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(where)
+        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(
             f"cannot load its tokenizer ({str(error).splitlines()[0]})",

@@ -25,7 +25,8 @@ def load_weights(base: str, device: str | None = None, dtype: str | None = None,
     logging.disable_progress_bar()
     try:
         more = _four_bits(device) if quantized else {"dtype": dtype or usual_dtype(base, device)}
-        model = AutoModelForCausalLM.from_pretrained(locate(base), attn_implementation="sdpa", **more)
+        more |= {"attn_implementation": "sdpa", "trust_remote_code": False}
+        model = AutoModelForCausalLM.from_pretrained(locate(base), **more)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
@@ -46,9 +47,9 @@ def usual_dtype(base: str, device: str) -> str:
         return "bfloat16"
     if not torch.cpu._is_amx_tile_supported():
         return "float32"
-    config = AutoConfig.from_pretrained(locate(base))
+    config = AutoConfig.from_pretrained(locate(base), trust_remote_code=False)
     with torch.device("meta"):
-        parameters = AutoModelForCausalLM.from_config(config).num_parameters()
+        parameters = AutoModelForCausalLM.from_config(config, trust_remote_code=False).num_parameters()
     return "float32" if parameters < SMALL else "bfloat16"
 
 

@@ -19,7 +19,7 @@ def config_of(base: str) -> Any:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(locate(base))
+        return AutoConfig.from_pretrained(locate(base), trust_remote_code=False)
     except (OSError, ValueError):
         return None
 
@@ -92,7 +92,7 @@ def _without_weights(config: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
 class Memory(NamedTuple):
