@@ -178,8 +178,9 @@ def refused(url: str, body: str, **headers: str) -> int:
     return error.value.code
 
 
-def test_a_served_model_says_what_the_local_one_says() -> None:
+def test_a_served_model_says_what_the_local_one_says(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
+    monkeypatch.setattr("repo_agent.models.serve.MAX_BODY", 200_000)
     from repo_agent.messages import Message
 
     messages = (Message("system", "You fix code."), Message("user", "GOAL:\nSay something."))
@@ -211,6 +212,7 @@ def test_a_served_model_says_what_the_local_one_says() -> None:
             body = '{"model": "base", "messages": [{"role": "user", "content": "x"}], ' + odd + "}"
             assert refused(url, body) == 400
         assert refused(url, "[" * 100_000) == 400 and refused(url, "[1]") == 400
+        assert refused(url, json.dumps({"model": "base", "messages": wire, "user": "x" * 900_000})) == 413
         for header in (
             {"Host": "pages.example"},
             {"Origin": "https://pages.example"},

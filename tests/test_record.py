@@ -10,6 +10,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -252,6 +253,35 @@ def test_bodies_pass_byte_for_byte_whatever_the_path(between: Callable[..., Any]
         assert got == request and headers["Authorization"] == f"Bearer {KEY}"
         named = {name.lower(): value for name, value in headers.items()}
         assert named["accept-encoding"] == "identity" and not [name for name in named if name.startswith("x-repo")]
+
+
+def test_a_body_that_is_too_large_to_record_passes_and_is_counted(
+    between: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("repo_agent.record.proxy.MAX_BODY", 50_000)
+    with between(two_reads) as (recorder, server):
+        for size in (1_000, 300_000):
+            body = json.dumps({"model": "m", "messages": [user("x" * size)]}).encode()
+            sent = urllib.request.Request(
+                f"{recorder.url}/chat/completions", body, {"Content-Type": "application/json"}
+            )
+            with urllib.request.urlopen(sent) as answer:
+                assert answer.read() == server.sent[-1]
+            assert server.seen[-1][3] == body
+    assert recorder.result["rollouts"] == 1 and recorder.result["unrecorded"] == {"/v1/chat/completions": 1}
+
+
+def test_a_client_that_says_nothing_more_is_no_longer_waited_for(
+    between: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("repo_agent.sites.PATIENCE", 0.2)
+    with between(two_reads) as (recorder, _):
+        host, port = recorder.url.split("/")[2].split(":")
+        for path in ("/v1/chat/completions", "/_repo_agent/mark"):
+            with socket.create_connection((host, int(port)), timeout=30) as slow:
+                head = f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: 900\r\n\r\n"
+                slow.sendall(head.encode() + b'{"model": ')
+                assert b" 408 " in slow.recv(1000)
 
 
 def test_a_stream_passes_chunk_by_chunk_and_is_whole_on_disk_before_its_end(between: Callable[..., Any]) -> None:

@@ -25,6 +25,8 @@ HOST = "127.0.0.1"
 DEFAULT_CAP = 4096
 """Tokens of a reply, where a request names no cap."""
 HOTTEST = 5.0
+MAX_BODY = 64 * 2**20
+"""Bytes of a request."""
 _ROLES = frozenset({"system", "user", "assistant", "tool"})
 OnStart = Callable[[str], None]
 """Is told the base URL."""
@@ -71,14 +73,17 @@ async def _until_signal(specs: Mapping[str, str], port: int, on_start: OnStart) 
 def _app(models: Mapping[str, Model]) -> web.Application:
     from aiohttp import web
 
-    from repo_agent.sites import guard
+    from repo_agent.sites import beginning, guard
 
     async def listed(_: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": [{"id": name, "object": "model"} for name in models]})
 
     async def complete(http: web.Request) -> web.StreamResponse:
+        read, whole = await beginning(http, MAX_BODY)
+        if not whole:
+            return _refused(413, f"a request has {MAX_BODY >> 20} MiB at most")
         try:
-            body = await http.json()
+            body = json.loads(read)
             name = body["model"]
             model = models.get(name)
             request = _request(body)
@@ -96,7 +101,7 @@ def _app(models: Mapping[str, Model]) -> web.Application:
             return web.json_response(_answer(name, completion, _said(request, completion)))
         return await _streamed(http, name, completion, _said(request, completion))
 
-    app = web.Application(client_max_size=64 * 2**20, middlewares=[guard(_not_for_pages)])
+    app = web.Application(middlewares=[guard(_not_for_pages)])
     app.add_routes([web.get("/v1/models", listed), web.post("/v1/chat/completions", complete)])
     return app
 

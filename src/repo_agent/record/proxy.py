@@ -21,7 +21,7 @@ from repo_agent.record.conversations import Conversations
 from repo_agent.record.secrets import secrets_of
 from repo_agent.record.stream import is_stream, read_stream
 from repo_agent.record.wire import ChatRequest, Reply, read_reply, read_request
-from repo_agent.sites import guard
+from repo_agent.sites import beginning, guard, joined
 
 OWN = "X-Repo-Agent-"
 _HOP_BY_HOP = frozenset(
@@ -58,7 +58,7 @@ class Proxy:
             self._base += "/v1"
 
     def app(self) -> web.Application:
-        app = web.Application(client_max_size=0, middlewares=[guard(_not_for_pages)])
+        app = web.Application(middlewares=[guard(_not_for_pages)])
         app.router.add_post("/_repo_agent/mark", self.mark)
         app.router.add_get("/_repo_agent/conversations", self.conversations)
         app.router.add_route("*", "/{path:.*}", self.forward)
@@ -67,7 +67,10 @@ class Proxy:
     async def forward(self, request: web.Request) -> web.StreamResponse:
         """Pass a request on; record it where it is a chat completion."""
         if request.method == "POST" and request.path.endswith("/chat/completions"):
-            body = await request.read()
+            body, whole = await beginning(request, MAX_BODY)
+            if not whole:
+                self._unrecorded(request)
+                return await self._plain(request, joined(body, request))
             fields = _fields(body, request.headers.get("Content-Encoding", ""))
             chat = read_request(fields)
             if chat is not None:
@@ -84,7 +87,7 @@ class Proxy:
 
     async def mark(self, request: web.Request) -> web.Response:
         """`{"conversation": id or name, "passed": true, false or null}`: mark rollouts, and end them."""
-        record = object_of(await request.read())
+        record = object_of((await beginning(request, 2**16))[0])
         who, passed = record.get("conversation"), record.get("passed")
         if not isinstance(who, str) or "passed" not in record or not (passed is None or isinstance(passed, bool)):
             return _error(400, 'send {"conversation": "ID or NAME", "passed": true}')
