@@ -19,6 +19,7 @@ from repo_agent.chat.weights import load_weights
 from repo_agent.errors import InfraError, UserError
 from repo_agent.messages import Message
 from repo_agent.models import LARGE, Completion, Request, Sampling
+from repo_agent.models.batch import Batch, Row
 from repo_agent.models.openai_chat import OpenAIChat
 from repo_agent.models.resolve import open_model
 from repo_agent.models.retry import Patience
@@ -69,6 +70,46 @@ def test_greedy_decoding_matches_transformers_generate(local: Any) -> None:
         assert answer.usage.prompt_tokens == ids.shape[1] and answer.usage.completion_tokens == len(whole)
         assert answer.prompt_ids_hash == ids_hash(ids[0].tolist())
         assert answer.tokenizer == local._renderer.fingerprint()
+
+
+@pytest.mark.parametrize("room", [None, 1, 2, 5])
+def test_keys_and_values_stay_within_the_room_that_there_is(room: int | None, tiny_base: Path) -> None:
+    """`room` in rows of 512 columns. The rows' lengths differ, and so does what they have left behind."""
+    import torch
+
+    model = load_weights(str(tiny_base), "cpu").eval()
+    config = model.config
+    size = config.hidden_size // config.num_attention_heads
+    each = config.num_hidden_layers * 2 * config.num_key_value_heads * size * 4  # bytes of a column
+    lengths = [(40, 20), (100, 60), (20, 300), (30, 30), (400, 80), (200, 200), (30, 30), (50, 5), (300, 180)]
+
+    def rows() -> list[Row]:
+        generator = torch.Generator().manual_seed(0)
+        prompts = [torch.randint(5, 300, (length,), generator=generator).tolist() for length, _ in lengths]
+        return [
+            Row(prompt, limit, 0.8, torch.Generator().manual_seed(n))
+            for n, (prompt, (_, limit)) in enumerate(zip(prompts, lengths, strict=True))
+        ]
+
+    def play(batch: Batch) -> tuple[list[list[int]], int, int]:
+        made = rows()
+        waiting, most, widest = list(made), 0, 0
+        while waiting or batch.running:
+            while waiting and batch.takes(waiting[0]):
+                batch.admit(waiting.pop(0))
+            widest = max(widest, len(batch.running))
+            batch.step()
+            batch.leave()
+            most = max(most, sum(held.nbytes for pair in batch.slots._layers.values() for held in pair))
+        return [row.reply for row in made], most, widest
+
+    with torch.inference_mode():
+        plain, held, _ = play(Batch(model, eos=[], known=300, max_rows=4))
+        limit = None if room is None else room * 512 * each
+        said, most, widest = play(Batch(model, eos=[], known=300, max_rows=4, room=limit))
+    assert held == 4 * 512 * each and said == plain
+    if room is not None and limit is not None:
+        assert most <= limit and min(4, room) <= widest <= 2 * room
 
 
 def test_a_reply_does_not_depend_on_who_shares_the_batch(local: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from repo_agent.chat.tokenizer import locate
@@ -51,6 +52,19 @@ def usual_dtype(base: str, device: str) -> str:
     with torch.device("meta"):
         parameters = AutoModelForCausalLM.from_config(config, trust_remote_code=False).num_parameters()
     return "float32" if parameters < SMALL else "bfloat16"
+
+
+def free_memory() -> int | None:
+    """Bytes that are free on the GPU, else of the machine's memory; None where nothing says."""
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.mem_get_info()[0])
+    try:
+        words = Path("/proc/meminfo").read_text().split()
+        return 1024 * int(words[words.index("MemAvailable:") + 1])
+    except (OSError, ValueError):
+        return None
 
 
 def _four_bits(device: str) -> dict[str, Any]:

@@ -72,6 +72,20 @@ class Slots:
         self.ids[slot] = prompt[:kept]
         return slot, kept
 
+    def bytes_with(self, joining: bool, width: int) -> int:
+        """What all keys and values take once each row may have `width` columns, and one more row has joined.
+
+        0 before the first forward pass.
+        """
+        count = len(self.ids) + (joining and not self.free)
+        slots, columns, each = 1, -(-width // CHUNK) * CHUNK, 0
+        for keys, values in self._layers.values():
+            slots, columns = max(slots, keys.shape[0]), max(columns, keys.shape[2])
+            each += sum(held.shape[1] * held.shape[3] * held.element_size() for held in (keys, values))
+        while slots < count:
+            slots *= 2
+        return min(slots, self.limit) * columns * each
+
     def place(self, first: int, columns: Any, width: int) -> None:
         """Say where the next forward pass writes: slots from `first` on, `columns` (rows, tokens) below `width`."""
         import torch
@@ -116,9 +130,11 @@ class Slots:
 class Batch:
     """The running rows of one causal language model. Not thread-safe: one thread admits and steps."""
 
-    def __init__(self, model: Any, *, eos: Sequence[int], known: int, max_rows: int) -> None:
+    def __init__(self, model: Any, *, eos: Sequence[int], known: int, max_rows: int, room: int | None = None) -> None:
         self.model, self.eos, self.known, self.max_rows = model, frozenset(eos), known, max_rows
         """`known`: token ids from here on stand for nothing (a padded vocabulary) and are never drawn."""
+        self.room = room
+        """Bytes that keys and values may take; a row that runs alone may take more."""
         self.running: list[Row] = []
         self.slots = Slots(max_rows)
 
@@ -126,8 +142,18 @@ class Batch:
     def full(self) -> bool:
         return len(self.running) >= self.max_rows
 
+    def takes(self, row: Row) -> bool:
+        """Whether a row may join now: a row is free, and memory holds all replies at their full length."""
+        return not self.full and (not self.running or self._fits([*self.running, row], joining=True))
+
+    def _fits(self, rows: Sequence[Row], *, joining: bool) -> bool:
+        width = max(len(row.prompt) + row.limit for row in rows)
+        return self.room is None or self.slots.bytes_with(joining, width) <= self.room
+
     def admit(self, row: Row) -> None:
         """Read a row's prompt and draw its first token."""
+        if not self.running and not self._fits([row], joining=False):
+            self.slots = Slots(self.max_rows)  # many short rows have left more than one long one may have
         self.running.append(row)
         row.slot, kept = self.slots.take(row.prompt)
         logits = self._forward(row.slot, [row.prompt[kept:]], [kept])

@@ -17,13 +17,16 @@ from typing import Any
 from repo_agent.chat.render import Renderer
 from repo_agent.chat.tokenizer import load_tokenizer
 from repo_agent.chat.tokens import ids_hash
-from repo_agent.chat.weights import SMALL, load_weights
+from repo_agent.chat.weights import SMALL, free_memory, load_weights
 from repo_agent.errors import InfraError, UserError, boundary
 from repo_agent.messages import Usage, key_of
 from repo_agent.models import LARGE, Ask, Completion, Request
 from repo_agent.models.batch import Batch, Row
 from repo_agent.models.calls import taken_apart
 from repo_agent.models.constrain import Grammars
+
+_SHARE = 0.7
+"""Of the free memory; the rest is for what a forward pass needs beside keys and values."""
 
 
 class LocalModel:
@@ -41,7 +44,10 @@ class LocalModel:
         device: str | None = None,
         dtype: str | None = None,
         max_batch: int = 32,
+        room: int | None = None,
     ) -> None:
+        """`room`: bytes for the keys and values of running replies; by default a share of the memory that is free once
+        the weights are there. A reply that would need more waits until others have ended."""
         self.name = name
         self._renderer = Renderer(load_tokenizer(base))
         self._with_tools: dict[bytes, Renderer] = {}
@@ -49,7 +55,10 @@ class LocalModel:
         tokenizer = self._renderer.tokenizer
         eos = ends_of(model, tokenizer)
         self._context: int = model.config.max_position_embeddings
-        self._batch = Batch(model, eos=eos, known=len(tokenizer), max_rows=max_batch)
+        free = free_memory()
+        if room is None and free is not None:
+            room = int(_SHARE * free)
+        self._batch = Batch(model, eos=eos, known=len(tokenizer), max_rows=max_batch, room=room)
         self._grammars: Grammars | None = None
         self._vocabulary: int = model.config.vocab_size
         self._eos = eos
@@ -148,7 +157,7 @@ class LocalModel:
                 _fail(self._batch.clear(), error)
 
     def _turn(self, waiting: deque[Row]) -> None:
-        while waiting and not self._batch.full:
+        while waiting and self._batch.takes(waiting[0]):
             self._batch.admit(waiting.popleft())
         for row in self._batch.leave():
             _answer(row.future, row)

@@ -6,11 +6,11 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from repo_agent.chat.weights import SMALL, usual_dtype
+from repo_agent.chat.weights import SMALL, free_memory, usual_dtype
 from repo_agent.train.batches import packs, steps_of
 from repo_agent.train.config import TrainConfig
 from repo_agent.train.prepare import Prepared
-from repo_agent.train.sizes import Memory, free_memory, memory, shape_of
+from repo_agent.train.sizes import Memory, memory, shape_of
 
 FLOPS_A_TOKEN = 4
 """Times the parameters: forward, and backward without gradients of frozen weights."""

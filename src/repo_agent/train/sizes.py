@@ -121,16 +121,3 @@ def memory(shape: Shape, rank: int, tokens: int, trained: int, *, wide: bool, qu
     logits = min(trained, 1024) * shape.vocabulary * (4 + 4 + size)
     weights = shape.parameters * (0.6 if quantized else size)
     return Memory(int(weights), 16 * rank * shape.linear, tokens * layers + logits)
-
-
-def free_memory() -> int | None:
-    """Bytes that are free on the GPU, else of the machine's memory; None where nothing says."""
-    import torch
-
-    if torch.cuda.is_available():
-        return int(torch.cuda.mem_get_info()[0])
-    try:
-        words = Path("/proc/meminfo").read_text().split()
-        return 1024 * int(words[words.index("MemAvailable:") + 1])
-    except (OSError, ValueError):
-        return None
