@@ -82,7 +82,7 @@ def test_build_and_inventory_agree(capsys: pytest.CaptureFixture[str], teacher: 
 
 def test_suites(capsys: pytest.CaptureFixture[str]) -> None:
     assert [entry["spec"] for entry in result(capsys, "suite", "list")["suites"]] == [
-        "micro[=SEED]", "bundled", "quixbugs=PATH", "humanevalfix=PATH", "file=PATH",
+        "micro[=SEED]", "bundled", "quixbugs=PATH", "humanevalfix=PATH", "file=PATH", "outside=PATH",
     ]  # fmt: skip
     shown = result(capsys, "suite", "show", "bundled")
     assert len(shown["tasks"]) >= 20
