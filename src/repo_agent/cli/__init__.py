@@ -96,6 +96,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "inventory": data.inventory,
     "build": data.build,
     "audit": data.audit,
+    "pairs": data.pairs,
     "train": training.train,
     "compare": runs.compare,
 }

@@ -97,6 +97,63 @@ def build(
     output(as_json, result, lambda show: show.dataset(None if dry_run else out, result))
 
 
+def pairs(
+    paths: Traces,
+    out: Annotated[Path | None, typer.Option(help="New folder of pairs; needed unless --dry-run.")] = None,
+    suite: Annotated[str | None, typer.Option(help="Take the split from this suite, not from the runs.")] = None,
+    tools: Tools = None,
+    chosen: Annotated[
+        list[str] | None,
+        typer.Option(help="What may be preferred: sample, constrained, corrected, other; all of them. Repeatable."),
+    ] = None,
+    per_task: Annotated[int, typer.Option(help="Pairs of one task, at most.", min=1)] = 20,
+    max_length: Annotated[
+        int | None, typer.Option(help="Tokens of context and longer turn; longer pairs are dropped, not cut.", min=2)
+    ] = None,
+    allow_secret: Annotated[
+        list[str] | None,
+        typer.Option(help="Hash of a finding that is no secret, as dropped.jsonl gives it. Repeatable."),
+    ] = None,
+    export: Annotated[list[str] | None, typer.Option(help="trl, together, openai. Repeatable.")] = None,
+    seed: Annotated[int, typer.Option(help="Decides which pairs of a task are taken.")] = 0,
+    no_split: Annotated[bool, typer.Option("--no-split", help="Pair held-out tasks too (never to train on).")] = False,
+    tokenizer: Annotated[str, typer.Option(help="Model whose tokenizer counts and renders the pairs.")] = "tiny",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the funnel; write nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make preference pairs: a bad turn, and a valid call that ran in the very same context.
+
+    Every bad turn of the runs is a candidate. Preferred to it is, in this order, another turn of the same model there
+    (sample), one that it said under a grammar (constrained), the call by which its rollout recovered (corrected), or
+    another model's turn there (other). More of them: `replay RUNS --split train --samples 4`, or with --constrain, asks
+    in the recorded contexts again; give its runs too.
+
+    repo-agent pairs runs/tuned-train runs/again --export trl --out pairs/first
+    """
+    from repo_agent.data.pair_build import PairOptions, make_pairs
+    from repo_agent.data.pairs import HOWS
+    from repo_agent.errors import UserError
+    from repo_agent.tasks import load_suite
+
+    if out is None and not dry_run:
+        raise UserError("no folder to write to", "--out", "Give --out, or --dry-run to see the funnel alone")
+    options = PairOptions(
+        paths=paths,
+        suite_split=load_suite(suite).split() if suite else None,
+        no_split=no_split,
+        tools=tools,
+        hows=chosen or HOWS,
+        per_task=per_task,
+        max_length=max_length,
+        seed=seed,
+        tokenizer=tokenizer,
+        exports=export or (),
+        allowed_secrets=frozenset(allow_secret or ()),
+    )
+    result = make_pairs(options, None if dry_run else out, shown(as_json).line)
+    output(as_json, result, lambda show: show.preferences(None if dry_run else out, result))
+
+
 def audit(
     dataset: Annotated[Path, typer.Argument(help="A directory that `build` made.")],
     tokenizer: Annotated[str, typer.Option(help="Model whose tokenizer renders the rows.")] = "tiny",

@@ -112,8 +112,7 @@ class Show:
                 ("traces", out),
             ]
         )
-        for problem in result["problems"]:
-            self._out.print(f"[yellow]![/] {escape(problem)}", soft_wrap=True)
+        self._problems(result)
 
     def pairs(self, rows: Iterable[tuple[str, Any]]) -> None:
         """Two columns without a frame."""
@@ -183,8 +182,7 @@ class Show:
                 ("traces", out),
             ]
         )
-        for problem in result["problems"]:
-            self._out.print(f"[yellow]![/] {escape(problem)}", soft_wrap=True)
+        self._problems(result)
 
     def inventory(self, result: dict[str, Any]) -> None:
         self.pairs(
@@ -197,8 +195,7 @@ class Show:
                 *([("schema unchecked", _counts(result["unchecked"]))] if result["unchecked"] else []),
             ]
         )
-        for problem in result["problems"]:
-            self._out.print(f"[yellow]![/] {escape(str(problem))}", soft_wrap=True)
+        self._problems(result)
 
     def dataset(self, out: Path | None, result: dict[str, Any]) -> None:
         """The funnel, and what was made; `out` is None where nothing was written."""
@@ -222,8 +219,24 @@ class Show:
                 *([("card", out / "card.md"), ("audit", out / "audit.html")] if out else []),
             ]
         )
+        self._problems(result)
+
+    def _problems(self, result: dict[str, Any]) -> None:
         for problem in result.get("problems", []):
             self._out.print(f"[yellow]![/] {escape(str(problem))}", soft_wrap=True)
+
+    def preferences(self, out: Path | None, result: dict[str, Any]) -> None:
+        self.pairs(
+            [
+                ("bad turns", result["candidates"]),
+                *((f"- {gate}", dropped) for gate, dropped in result["funnel"].items() if dropped),
+                ("pairs", f"{result['pairs']} of {result['tasks']} tasks"),
+                *((f"{what}: {name}", n) for what in ("chosen", "rejected") for name, n in result[what].items()),
+                ("tokens", ", ".join(f"{count:,} {part}" for part, count in result["tokens"].items())),
+                *([("card", out / "card.md")] if out else []),
+            ]
+        )
+        self._problems(result)
 
     def audit(self, found: Audit) -> None:
         """A look through a dataset."""
