@@ -110,6 +110,8 @@ EVAL = "eval --suite micro --split all"
     ("words", "said"),
     [
         ("eval --suite nope --split all --model oracle --out {new}", "unknown suite"),
+        ("suite show micro --task micro0-09-sickl", "Known: micro0-09-sickle, "),
+        ("suite show bundled --task nope", " more."),
         ("eval --suite quixbugs={tmp} --split all --model oracle --out {new}", "no QuixBugs checkout"),
         ("eval --suite micro --split some --model oracle --out {new}", "--split"),
         ("EVAL --model gpt --out {new}", "no such model"),

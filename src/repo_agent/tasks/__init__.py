@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -54,7 +55,11 @@ def workspace_of(suite: Suite, task_id: str) -> dict[str, list[str] | str]:
     restored before the tests, apart. Raises UserError for a task that is not there."""
     task = suite.by_id.get(task_id)
     if task is None:
-        raise UserError(f"no such task {task_id!r}", suite.spec, f"Known: {', '.join(suite.by_id)}")
+        near = get_close_matches(task_id, suite.by_id, 3) or list(suite.by_id)[:3]
+        known = f"Known: {', '.join(near)}" + (
+            f" and {len(suite.by_id) - len(near)} more" * (len(suite.by_id) > len(near))
+        )
+        raise UserError(f"no such task {task_id!r}", suite.spec, known)
     free = [name for name in task.files if name not in task.put_back]
     return {"task": task.id, "goal": task.goal, "files": free, "put_back": sorted(task.put_back)}
 
