@@ -109,6 +109,24 @@ def test_nothing_that_a_call_has_answered_corrects_what_came_before_it(
     assert made["funnel"]["no_chosen"] == 3
 
 
+def test_a_turn_that_was_cut_off_is_in_no_pair(tmp_path: Path, tiny_base: Path, play: Any) -> None:
+    run = run_of(tmp_path, "base")
+    play(run, "a", [PROSE, BAD, READ, FINAL])
+    (path,) = run.traces()
+    first, last = path.read_text().split('"finish_reason":"stop"', 1)
+    path.write_text(f'{first}"finish_reason":"length"{last}')
+    made, rows = pairs_of(tmp_path, tiny_base, run)
+    assert [texts(row) for row in rows] == [(BAD, READ, "corrected")] and made["funnel"]["truncated"] == 1
+
+
+def test_runs_of_one_name_are_refused(tmp_path: Path, tiny_base: Path, play: Any) -> None:
+    one, two = run_of(tmp_path, "base"), RunDir.open(tmp_path / "more" / "base", record())
+    play(one, "a", [BAD, READ, FINAL])
+    play(two, "a", [PROSE, LIST, FINAL])
+    with pytest.raises(UserError, match="two folders have the name base"):
+        pairs_of(tmp_path, tiny_base, one, two)
+
+
 def test_every_chosen_turn_is_valid_and_runs_where_it_stands(tmp_path: Path, tiny_base: Path, play: Any) -> None:
     run = run_of(tmp_path, "base")
     play(run, "a", [BAD, LIST, PROSE, READ, MISSING, WRITE, BAD, READ, FINAL])

@@ -77,7 +77,7 @@ def build(
         raise UserError("already exists", str(out), "Choose another --out, or remove it")
     check_exports(options.exports)
     traces = find_traces(options.paths)
-    _check_names(traces)
+    check_names(traces)
     split = _split(options, traces)
     job = Job(
         settings=options.settings,
@@ -280,7 +280,7 @@ def _source(run: str, arm: Any, model: Any, suite: Any, *, traces: int) -> dict[
     return {"run": run, "arm": arm, "model": model, "suite": suite, "traces": traces}
 
 
-def _check_names(traces: Sequence[Path]) -> None:
+def check_names(traces: Sequence[Path]) -> None:
     """Rows name their run: two of the same name could not be told apart."""
     folders = {folder for trace in traces if (folder := run_folder(trace)) is not None}
     named = Counter(folder.name for folder in folders)

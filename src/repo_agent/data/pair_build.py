@@ -12,6 +12,7 @@ from typing import Any
 from repo_agent.chat.render import Renderer
 from repo_agent.chat.tokenizer import load_tokenizer
 from repo_agent.chat.tokens import Tokens
+from repo_agent.data.build import check_names
 from repo_agent.data.classify import Registries
 from repo_agent.data.dataset import DROPPED, FUNNEL, line_of, sha256_of
 from repo_agent.data.gates import Funnel, GateContext
@@ -58,6 +59,7 @@ def make_pairs(options: PairOptions, out: Path | None, say: Callable[[str], None
         raise UserError("already exists", str(out), "Choose another --out, or remove it")
     _check(options)
     traces = find_traces(options.paths)
+    check_names(traces)
     remedy = "Give --suite, or --no-split to pair everything"
     split = None if options.no_split or not traces else agreed_split(traces, options.suite_split, remedy)
     tokenizer = load_tokenizer(options.tokenizer)

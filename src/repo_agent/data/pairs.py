@@ -34,7 +34,8 @@ HOWS = ("sample", "constrained", "corrected", "other")
 """Where a preferred turn comes from, the best first: the model's own style teaches the call and nothing else."""
 SAFE = ("split", "broken_context", "secret", "encodable", "control_token")
 """Gates of a build that both turns of a pair must pass."""
-PAIR_GATES = ("no_chosen", "duplicate", "per_task", "contrast", "within_length")
+CUT = "truncated"
+PAIR_GATES = (CUT, "no_chosen", "duplicate", "per_task", "contrast", "within_length")
 """Gates of the pair itself: after `contract` and those of the turns."""
 _FINE = frozenset({"ok", "final", "unjudged", "infra_error"})
 
@@ -172,6 +173,8 @@ def _add(pool: _Pool, trace: Trace, trajectory: Trajectory, number: int, context
         if bad:
             pool.bad.append(said)
             streak = [] if turn.turn_class == "exec_error" else [*streak, said]
+            if not unfit and turn.turn_class == CUT:
+                unfit = (CUT, "cut off by the limit of tokens, so nobody knows how it ends")
             if unfit:
                 pool.unfit[said.id] = unfit
             continue
