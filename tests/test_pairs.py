@@ -109,6 +109,27 @@ def test_nothing_that_a_call_has_answered_corrects_what_came_before_it(
     assert made["funnel"]["no_chosen"] == 3
 
 
+def test_what_a_build_would_drop_is_preferred_to_nothing(tmp_path: Path, tiny_base: Path, play: Any) -> None:
+    """A write of lines that were never shown, a call that was made before, a final of a rollout that failed."""
+    run = run_of(tmp_path, "base")
+    play(run, "a", [PROSE, WRITE, FINAL])
+    play(run, "b", [LIST, PROSE, LIST, READ, FINAL], k=1)
+    play(run, "b", [LIST, PROSE, FINAL], k=2, passed=False)
+    play(run, "b", [LIST, FINAL, FINAL], k=3, passed=False)
+    with pytest.raises(UserError, match=r"no pair is left of (\d) bad turns.*no_chosen -\1, duplicate -0"):
+        pairs_of(tmp_path, tiny_base, run)
+
+
+def test_better_turns_are_used_evenly(tmp_path: Path, tiny_base: Path, play: Any) -> None:
+    run = run_of(tmp_path, "base")
+    for k in range(6):
+        play(run, "a", [f"{PROSE} {k}", FINAL], k=k)
+    for k, good in enumerate((LIST, READ, GREP), 10):
+        play(run, "a", [good, FINAL], k=k)
+    _, rows = pairs_of(tmp_path, tiny_base, run)
+    assert Counter(row.chosen.content for row in rows) == {LIST: 2, READ: 2, GREP: 2}
+
+
 def test_a_turn_that_was_cut_off_is_in_no_pair(tmp_path: Path, tiny_base: Path, play: Any) -> None:
     run = run_of(tmp_path, "base")
     play(run, "a", [PROSE, BAD, READ, FINAL])
