@@ -116,6 +116,11 @@ def key_of(value: Any) -> bytes:
         return canonical_json(value).encode(errors="surrogatepass")
 
 
+def said_key(message: Message) -> bytes:
+    """Bytes that are the same for messages that say the same, whatever ids their calls have."""
+    return key_of([message.role, message.content, [[call.name, call.args] for call in message.tool_calls]])
+
+
 def quick_json(text: bytes) -> Any:
     """The value of a JSON text as `json.loads` has it, faster. Raises ValueError or RecursionError."""
     try:

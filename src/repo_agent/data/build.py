@@ -24,6 +24,7 @@ from repo_agent.data.dataset import (
     TRAJECTORIES,
     Dataset,
     line_of,
+    record_text,
     sha256_of,
 )
 from repo_agent.data.export import check_exports, export
@@ -217,12 +218,12 @@ class _Made:
         tokenizer = load_tokenizer(self._options.tokenizer)
         renderer = Renderer(tokenizer, self._part.contract.printed_tools)
         record = self._record(renderer)
-        (folder / RECORD).write_text(_json(record), encoding="utf-8")
+        (folder / RECORD).write_text(record_text(record), encoding="utf-8")
         dataset = Dataset(folder, record)
         names = export(dataset, renderer, self._options.exports, say)
-        (folder / FUNNEL).write_text(_json(self.funnel.to_dict()), encoding="utf-8")
+        (folder / FUNNEL).write_text(record_text(self.funnel.to_dict()), encoding="utf-8")
         record["files"] = {name: sha256_of(folder / name) for name in (TRAJECTORIES, DROPPED, FUNNEL, *names)}
-        (folder / RECORD).write_text(_json(record), encoding="utf-8")
+        (folder / RECORD).write_text(record_text(record), encoding="utf-8")
         (folder / "card.md").write_text(card(record, tally, self.funnel), encoding="utf-8")
         (folder / "audit.html").write_text(audit_page(dataset, renderer), encoding="utf-8")
 
@@ -264,7 +265,7 @@ class _Made:
             if self._split
             else None,
             "gates": options.settings.to_dict(),
-            "sources": [_source(*key, traces=count) for key, count in tally.sources.items()],
+            "sources": [source_record(*key, traces=count) for key, count in tally.sources.items()],
             "tokenizer": {"name": _placeless(options.tokenizer), "fingerprint": renderer.fingerprint()},
             "reconstructed": bool(tally.figures["reconstructed"]),
             "counts": {name: value for name, value in self.counts().items() if name != "problems"},
@@ -275,7 +276,8 @@ class _Made:
         }
 
 
-def _source(run: str, arm: Any, model: Any, suite: Any, *, traces: int) -> dict[str, Any]:
+def source_record(run: str, arm: Any, model: Any, suite: Any, *, traces: int) -> dict[str, Any]:
+    """A line of `sources`: what `work.source_of` gives, and how many traces."""
     arm, model, suite = (spec and _placeless(spec) for spec in (arm, model, suite))
     return {"run": run, "arm": arm, "model": model, "suite": suite, "traces": traces}
 
@@ -293,7 +295,3 @@ def check_names(traces: Sequence[Path]) -> None:
 def _placeless(spec: str) -> str:
     """A model's or a suite's spec with the last part of each path alone: `local:x` for `local:/home/me/x`."""
     return _FOLDERS.sub("", spec)
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

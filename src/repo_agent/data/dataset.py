@@ -72,15 +72,26 @@ class Dataset:
 
 def read_dataset(path: Path) -> Dataset:
     """Read a dataset directory. Raises UserError for one that is not there, or of another format."""
+    return Dataset(path, read_record(path / RECORD, FORMAT, "build", _REMEDY))
+
+
+def read_record(path: Path, form: int | str, command: str, again: str) -> dict[str, Any]:
+    """The record of a folder that a command made. Raises UserError for one that is not there, or of another format;
+    `again` says what to do about that."""
     try:
-        record = json.loads((path / RECORD).read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        remedy = "Give the folder that `repo-agent build --out` made"
-        raise UserError(f"cannot be read ({reason})", str(path / RECORD), remedy) from error
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise UserError(f"is not of format {FORMAT}", str(path / RECORD), _REMEDY)
-    return Dataset(path, record)
+        remedy = f"Give the folder that `repo-agent {command} --out` made"
+        raise UserError(f"cannot be read ({reason})", str(path), remedy) from error
+    if not isinstance(record, dict) or record.get("format") != form:
+        raise UserError(f"is not of format {form}", str(path), again)
+    return record
+
+
+def record_text(record: Mapping[str, Any]) -> str:
+    """A record as a file to read."""
+    return json.dumps(record, indent=2, ensure_ascii=False) + "\n"
 
 
 def trajectory_record(trajectory: Trajectory) -> dict[str, Any]:

@@ -122,11 +122,12 @@ EXPORTS = {
 }
 
 
-def check_exports(names: Iterable[str]) -> None:
+def check_exports(names: Iterable[str], known: Iterable[str] = EXPORTS) -> None:
     """Raise UserError for an export that there is not."""
-    odd = [name for name in names if name not in EXPORTS]
+    there = list(known)
+    odd = [name for name in names if name not in there]
     if odd:
-        raise UserError(f"there is no export {odd[0]!r}", "--export", f"Choose from: {', '.join(EXPORTS)}")
+        raise UserError(f"there is no export {odd[0]!r}", "--export", f"Choose from: {', '.join(there)}")
 
 
 def export(dataset: Dataset, renderer: Renderer, names: Sequence[str], say: Callable[[str], None]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,9 +11,10 @@ from typing import Any
 from repo_agent.chat.render import Renderer
 from repo_agent.chat.tokenizer import load_tokenizer
 from repo_agent.chat.tokens import Tokens
-from repo_agent.data.build import check_names
+from repo_agent.data.build import check_names, source_record
 from repo_agent.data.classify import Registries
-from repo_agent.data.dataset import DROPPED, FUNNEL, line_of, sha256_of
+from repo_agent.data.dataset import DROPPED, FUNNEL, line_of, record_text, sha256_of
+from repo_agent.data.export import check_exports
 from repo_agent.data.gates import Funnel, GateContext
 from repo_agent.data.pair_set import EXPORTS, FORMAT, PAIRS, RECORD, PairSet, card, export_pairs
 from repo_agent.data.pairs import HOWS, PAIR_GATES, SAFE, Found, Pair, Said, Wanted, contexts, find_pairs
@@ -79,9 +79,7 @@ def make_pairs(options: PairOptions, out: Path | None, say: Callable[[str], None
 
 
 def _check(options: PairOptions) -> None:
-    odd = [name for name in options.exports if name not in EXPORTS]
-    if odd:
-        raise UserError(f"there is no export {odd[0]!r}", "--export", f"Choose from: {', '.join(EXPORTS)}")
+    check_exports(options.exports, EXPORTS)
     odd = [name for name in options.hows if name not in HOWS]
     if odd or not options.hows:
         raise UserError(
@@ -161,12 +159,12 @@ class _Made:
             file.writelines(line_of(self._record(pair, context)) for pair, context in pairs)
         with (folder / DROPPED).open("wb") as file:
             file.writelines(line_of(_dropped(*one)) for one in self.found.dropped)
-        (folder / FUNNEL).write_text(_json(self.funnel().to_dict()), encoding="utf-8")
+        (folder / FUNNEL).write_text(record_text(self.funnel().to_dict()), encoding="utf-8")
         record = self._whole()
         made = PairSet(folder, record)
         names = [export_pairs(made, name, self.renderer, say) for name in dict.fromkeys(self.options.exports)]
         record["files"] = {name: sha256_of(folder / name) for name in (PAIRS, DROPPED, FUNNEL, *names)}
-        (folder / RECORD).write_text(_json(record), encoding="utf-8")
+        (folder / RECORD).write_text(record_text(record), encoding="utf-8")
         (folder / "card.md").write_text(card(made, self.funnel()), encoding="utf-8")
 
     def _record(self, pair: Pair, context: Sequence[Message]) -> dict[str, Any]:
@@ -195,10 +193,7 @@ class _Made:
             "split": {"train": list(split.train), "held_out": list(split.held_out)} if split else None,
             "per_task": self.options.per_task,
             "max_length": self.options.max_length,
-            "sources": [
-                {"run": run, "arm": arm, "model": model.rsplit("/", 1)[-1], "traces": count}
-                for (run, arm, model), count in self.found.sources.items()
-            ],
+            "sources": [source_record(*key, traces=count) for key, count in self.found.sources.items()],
             "tokenizer": {"fingerprint": self.renderer.fingerprint()},
             "counts": {name: value for name, value in self.counts().items() if name != "problems"},
             "prompts_as_they_ran": self.proof.line(),
@@ -207,7 +202,3 @@ class _Made:
 
 def _dropped(said: Said, gate: str, why: str) -> dict[str, Any]:
     return {"id": said.id, "task": said.task, "class": said.turn_class, "gate": gate, "why": why}
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

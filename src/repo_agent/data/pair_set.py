@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from repo_agent.chat.render import Renderer
-from repo_agent.data.dataset import line_of
+from repo_agent.data.dataset import line_of, read_record
 from repo_agent.data.export import weighted
 from repo_agent.data.gates import Funnel
 from repo_agent.errors import UserError
@@ -24,6 +24,7 @@ from repo_agent.messages import Message
 from repo_agent.protocols.contract import Contract
 
 PAIRS, RECORD, FORMAT = "pairs.jsonl", "pairs.json", "pairs-1"
+_REMEDY = "Make the pairs again"
 _SHOWN = 10
 """Pairs that the card prints."""
 _SHOWN_CHARS = 300
@@ -61,21 +62,13 @@ class PairSet:
                     ]
                 except (ValueError, KeyError, TypeError, AttributeError) as error:
                     what = f"is no pair ({type(error).__name__}: {error})"
-                    raise UserError(what, f"{path}:{number}", "Make the pairs again") from error
+                    raise UserError(what, f"{path}:{number}", _REMEDY) from error
                 yield PairRow(record, said[:-2], said[-2], said[-1])
 
 
 def read_pairs(path: Path) -> PairSet:
     """Read a folder of pairs. Raises UserError for one that is not there, or is none."""
-    remedy = "Give the folder that `repo-agent pairs --out` made"
-    try:
-        record = json.loads((path / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot be read ({reason})", str(path / RECORD), remedy) from error
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise UserError(f"is not of format {FORMAT}", str(path / RECORD), remedy)
-    return PairSet(path, record)
+    return PairSet(path, read_record(path / RECORD, FORMAT, "pairs", _REMEDY))
 
 
 # --- what others train on

@@ -19,13 +19,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from repo_agent.data.classify import Registries
 from repo_agent.data.gates import GATES, GateContext
 from repo_agent.data.trajectories import Label, Trajectory, trajectories_of
+from repo_agent.data.work import source_of
 from repo_agent.errors import UserError
-from repo_agent.messages import Message, canonical_json, digest, key_of
+from repo_agent.messages import Message, canonical_json, digest, said_key
 from repo_agent.protocols.contract import Contract
 from repo_agent.traces.read import iter_traces
 from repo_agent.traces.trace import Trace
@@ -101,8 +102,8 @@ class Found:
     candidates: int = 0
     dropped: list[tuple[Said, str, str]] = field(default_factory=list)
     """Bad turn, gate, why."""
-    sources: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    """(run, arm, model) → traces."""
+    sources: Counter[tuple[Any, ...]] = field(default_factory=Counter)
+    """`work.source_of` a trace → traces."""
     problems: list[str] = field(default_factory=list)
 
 
@@ -126,14 +127,13 @@ def find_pairs(traces: Sequence[Path], wanted: Wanted, context: GateContext, reg
     `context` is what the gates of a build decide by. Raises UserError where no trace can be read.
     """
     pools: dict[str, _Pool] = {}
-    sources: Counter[tuple[str, str, str]] = Counter()
+    sources: Counter[tuple[Any, ...]] = Counter()
     problems: list[str] = []
-    for path, trace, met in iter_traces(traces):
+    for _, trace, met in iter_traces(traces):
         problems += met
         if trace is None:
             continue
-        folder = trace.run or path.absolute().parent
-        sources[folder.name, trace.arm or "", trace.model or ""] += 1
+        sources[source_of(trace)] += 1
         for number, trajectory in enumerate(trajectories_of(trace, registries.of(trace))):
             pool = pools.setdefault(trajectory.contract.hash, _Pool(trajectory.contract))
             _add(pool, trace, trajectory, number, context)
@@ -196,8 +196,7 @@ def _keys(trajectory: Trajectory) -> Mapping[int, str]:
         if place in wanted:
             keys[place] = running.hexdigest()[:16]
         if message is not None:
-            calls = [[call.name, call.args] for call in message.tool_calls]
-            running.update(key_of([message.role, message.content, calls]))
+            running.update(said_key(message))
     return keys
 
 

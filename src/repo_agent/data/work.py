@@ -87,7 +87,7 @@ class Worker:
             for number, trajectory in enumerate(found):
                 part = done.parts.setdefault(trajectory.contract.hash, Part(trajectory.contract))
                 if not number:
-                    part.tally.sources[_source(trace)] += 1
+                    part.tally.sources[source_of(trace)] += 1
                 gated = apply_gates(trajectory, self._context, self._job.settings)
                 clock.lap("gates")
                 self._add(part, gated)
@@ -185,6 +185,7 @@ def _may_write(turn: Label) -> bool:
     return any(word in name for name in names for word in ("write", "edit", "create", "replace"))
 
 
-def _source(trace: Trace) -> tuple[Any, ...]:
+def source_of(trace: Trace) -> tuple[Any, ...]:
+    """Run, arm, model and suite of a trace."""
     folder = trace.run or trace.path.absolute().parent
     return folder.name, trace.arm, trace.model, trace.suite

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from heapq import nsmallest
 from pathlib import Path
 
-from repo_agent.messages import Message, ToolCall, digest, key_of
+from repo_agent.messages import Message, ToolCall, digest, said_key
 from repo_agent.protocols import PROTOCOLS
 from repo_agent.protocols.contract import Contract, contract_of
 from repo_agent.tools.files import default_registry
@@ -118,8 +118,7 @@ def _contexts(trace: Trace, writes: Collection[str], left_out: Counter[str]) -> 
         if turn.messages is not said:
             said, running, place = turn.messages, hashlib.sha256(), 0
         for message in turn.messages[place : turn.at]:
-            calls = [[call.name, call.args] for call in message.tool_calls]
-            running.update(key_of([message.role, message.content, calls]))
+            running.update(said_key(message))
         place = turn.at
         if redacted:
             left_out["a credential was replaced in it"] += 1
