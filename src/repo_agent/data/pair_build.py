@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from repo_agent.chat.render import Renderer
 from repo_agent.chat.tokenizer import load_tokenizer
@@ -70,11 +70,16 @@ def make_pairs(options: PairOptions, out: Path | None, say: Callable[[str], None
     wanted = Wanted(train, options.hows, options.per_task, options.seed)
     found = find_pairs(traces, wanted, context, registries)
     made = _Made(options, split, found, Renderer(tokenizer, found.contract.printed_tools))
-    made.measure(contexts(found.pairs, registries))
-    made.refuse_what_is_wrong()
-    if out is not None:
-        with new_directory(out) as folder:
-            made.write(folder, contexts(made.pairs, registries), say)
+    read = contexts(found.pairs, registries)
+    if out is None:
+        made.take(read, None)
+        made.refuse_what_is_wrong()
+        return made.counts()
+    with new_directory(out) as folder:
+        with (folder / PAIRS).open("wb") as file:
+            made.take(read, file)
+        made.refuse_what_is_wrong()
+        made.write(folder, say)
     return made.counts()
 
 
@@ -97,11 +102,12 @@ class _Made:
     renderer: Renderer
     pairs: list[Pair] = field(default_factory=list)
     proof: Proof = field(default_factory=Proof)
-    tokens: dict[str, tuple[int, int, int]] = field(default_factory=dict)
-    """Id of the rejected turn → tokens of the prompt, of the chosen and of the rejected turn."""
+    tokens: Counter[str] = field(default_factory=Counter)
+    """Tokens of the prompts, of the chosen and of the rejected turns."""
 
-    def measure(self, pairs: Iterator[tuple[Pair, Sequence[Message]]]) -> None:
-        """Tokenise each pair: drop those that are too long, and compare the prompts with those that ran."""
+    def take(self, pairs: Iterator[tuple[Pair, Sequence[Message]]], file: IO[bytes] | None) -> None:
+        """Tokenise each pair, drop those that are too long, compare the prompts with those that ran, and write what
+        is left into a file."""
         most, fingerprint = self.options.max_length, Renderer(self.renderer.tokenizer).fingerprint()
         for pair, context in pairs:
             rows = [self._row(context, said) for said in (pair.chosen, pair.rejected)]
@@ -112,8 +118,11 @@ class _Made:
             ran = [(pair.rejected, rows[1])] + ([] if pair.how == "corrected" else [(pair.chosen, rows[0])])
             for said, row in ran:
                 self.proof.add(said.id, row.prompt_hashes()[0], fingerprint, said.prompt_ids)
-            self.tokens[pair.rejected.id] = (rows[0].spans[0].start, rows[0].trained, rows[1].trained)
+            sizes = dict(zip(_PARTS, (rows[0].spans[0].start, rows[0].trained, rows[1].trained), strict=True))
+            self.tokens.update(sizes)
             self.pairs.append(pair)
+            if file is not None:
+                file.write(line_of(_record(pair, context, sizes)))
 
     def _row(self, context: Sequence[Message], said: Said) -> Tokens:
         try:
@@ -131,7 +140,6 @@ class _Made:
 
     def counts(self) -> dict[str, Any]:
         """The figures of the command's JSON."""
-        sizes = list(self.tokens.values())
         return {
             "candidates": self.found.candidates,
             "funnel": self.funnel().totals(),
@@ -139,7 +147,7 @@ class _Made:
             "chosen": dict(Counter(pair.how for pair in self.pairs)),
             "rejected": dict(Counter(pair.rejected.turn_class for pair in self.pairs)),
             "tasks": len({pair.rejected.task for pair in self.pairs}),
-            "tokens": {name: sum(size[place] for size in sizes) for place, name in enumerate(_PARTS)},
+            "tokens": dict(self.tokens),
             "prompts": self.proof.to_dict(),
             "problems": self.found.problems,
         }
@@ -153,10 +161,8 @@ class _Made:
             raise UserError(what, "pairs", remedy)
         refuse_what_differs(self.proof, "pairs")
 
-    def write(self, folder: Path, pairs: Iterator[tuple[Pair, Sequence[Message]]], say: Callable[[str], None]) -> None:
-        """Fill the folder."""
-        with (folder / PAIRS).open("wb") as file:
-            file.writelines(line_of(self._record(pair, context)) for pair, context in pairs)
+    def write(self, folder: Path, say: Callable[[str], None]) -> None:
+        """Fill the folder, in which the pairs are already."""
         with (folder / DROPPED).open("wb") as file:
             file.writelines(line_of(_dropped(*one)) for one in self.found.dropped)
         (folder / FUNNEL).write_text(record_text(self.funnel().to_dict()), encoding="utf-8")
@@ -166,22 +172,6 @@ class _Made:
         record["files"] = {name: sha256_of(folder / name) for name in (PAIRS, DROPPED, FUNNEL, *names)}
         (folder / RECORD).write_text(record_text(record), encoding="utf-8")
         (folder / "card.md").write_text(card(made, self.funnel()), encoding="utf-8")
-
-    def _record(self, pair: Pair, context: Sequence[Message]) -> dict[str, Any]:
-        prompt, chosen, rejected = self.tokens[pair.rejected.id]
-        return {
-            "id": pair.rejected.id,
-            "task": pair.rejected.task,
-            "group": pair.rejected.group,
-            "class": pair.rejected.turn_class,
-            "why": pair.rejected.why,
-            "how": pair.how,
-            "chosen_id": pair.chosen.id,
-            "messages": [message.to_dict() for message in context],
-            "chosen": pair.chosen.reply.to_dict(),
-            "rejected": pair.rejected.reply.to_dict(),
-            "tokens": {"prompt": prompt, "chosen": chosen, "rejected": rejected},
-        }
 
     def _whole(self) -> dict[str, Any]:
         contract, split = self.found.contract, self.split
@@ -198,6 +188,22 @@ class _Made:
             "counts": {name: value for name, value in self.counts().items() if name != "problems"},
             "prompts_as_they_ran": self.proof.line(),
         }
+
+
+def _record(pair: Pair, context: Sequence[Message], tokens: dict[str, int]) -> dict[str, Any]:
+    return {
+        "id": pair.rejected.id,
+        "task": pair.rejected.task,
+        "group": pair.rejected.group,
+        "class": pair.rejected.turn_class,
+        "why": pair.rejected.why,
+        "how": pair.how,
+        "chosen_id": pair.chosen.id,
+        "messages": [message.to_dict() for message in context],
+        "chosen": pair.chosen.reply.to_dict(),
+        "rejected": pair.rejected.reply.to_dict(),
+        "tokens": tokens,
+    }
 
 
 def _dropped(said: Said, gate: str, why: str) -> dict[str, Any]:
