@@ -332,3 +332,32 @@ def test_code_that_comes_with_a_base_never_runs_nor_asks_to(
         with pytest.raises(UserError):
             load[part](str(base))
     assert not ran.exists()
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_model.bin"])
+def test_damaged_or_hostile_weights_of_an_adapter_are_one_clear_error(
+    name: str, tiny_base: Path, tmp_path: Path
+) -> None:
+    import torch
+
+    from repo_agent.models.local import LocalModel
+
+    folder, ran = tmp_path / "adapter", tmp_path / "ran"
+    folder.mkdir()
+    told = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 4, "target_modules": "all-linear"}
+    (folder / "adapter_config.json").write_text(json.dumps(told))
+    if name.endswith("bin"):
+        torch.save({"a": Hostile(ran)}, folder / name)
+    else:
+        (folder / name).write_bytes(b"\x08" + b"\0" * 40)
+    with pytest.raises(UserError, match="its weights cannot be read"):
+        LocalModel(str(tiny_base), folder, name="local:damaged")
+    assert not ran.exists()
+
+
+class Hostile:
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.place,))

@@ -11,6 +11,7 @@ import warnings
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from pickle import UnpicklingError
 from queue import SimpleQueue
 from typing import Any
 
@@ -189,6 +190,7 @@ def _load(base: str, adapter: Path | None, device: str | None, dtype: str | None
 def _adapt(model: Any, adapter: Path, base: str) -> Any:
     import torch
     from peft import PeftModel
+    from safetensors import SafetensorError
 
     try:
         with warnings.catch_warnings():
@@ -199,6 +201,11 @@ def _adapt(model: Any, adapter: Path, base: str) -> Any:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"does not fit the base {base} ({reason})", str(adapter), "Use the base it was made on"
+        ) from error
+    except (OSError, SafetensorError, UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"its weights cannot be read ({reason})", str(adapter), "Copy it anew, or train again"
         ) from error
     # Merged, float32 is faster and the same; bfloat16 would round small updates away.
     return adapted.merge_and_unload() if model.dtype == torch.float32 else adapted
