@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from repo_agent.chat.tokenizer import locate
@@ -34,6 +36,28 @@ def load_weights(base: str, device: str | None = None, dtype: str | None = None,
             f"cannot load the model ({reason})", base, "Is the name right, and the hub in reach?"
         ) from error
     return model if quantized else model.to(device)
+
+
+def with_adapter(model: Any, adapter: Path, base: str) -> Any:
+    """A model with the PEFT adapter of a folder. Raises UserError for one that does not fit, or cannot be read."""
+    from peft import PeftModel
+    from safetensors import SafetensorError
+
+    try:
+        with warnings.catch_warnings():
+            # PEFT asks transformers under a name that transformers has deprecated.
+            warnings.simplefilter("ignore", FutureWarning)
+            return PeftModel.from_pretrained(model, str(adapter))
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"does not fit the base {base} ({reason})", str(adapter), "Use the base it was made on"
+        ) from error
+    except (OSError, SafetensorError, UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"its weights cannot be read ({reason})", str(adapter), "Copy it anew, or train again"
+        ) from error
 
 
 def usual_dtype(base: str, device: str) -> str:

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import warnings
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from pickle import UnpicklingError
 from queue import SimpleQueue
 from typing import Any
 
 from repo_agent.chat.render import Renderer
 from repo_agent.chat.tokenizer import load_tokenizer
 from repo_agent.chat.tokens import ids_hash
-from repo_agent.chat.weights import SMALL, free_memory, load_weights
+from repo_agent.chat.weights import SMALL, free_memory, load_weights, with_adapter
 from repo_agent.errors import InfraError, UserError, boundary
 from repo_agent.messages import Usage, key_of
 from repo_agent.models import LARGE, Ask, Completion, Request
@@ -189,24 +187,8 @@ def _load(base: str, adapter: Path | None, device: str | None, dtype: str | None
 
 def _adapt(model: Any, adapter: Path, base: str) -> Any:
     import torch
-    from peft import PeftModel
-    from safetensors import SafetensorError
 
-    try:
-        with warnings.catch_warnings():
-            # PEFT asks transformers under a name that transformers has deprecated.
-            warnings.simplefilter("ignore", FutureWarning)
-            adapted = PeftModel.from_pretrained(model, str(adapter))
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"does not fit the base {base} ({reason})", str(adapter), "Use the base it was made on"
-        ) from error
-    except (OSError, SafetensorError, UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"its weights cannot be read ({reason})", str(adapter), "Copy it anew, or train again"
-        ) from error
+    adapted = with_adapter(model, adapter, base)
     # Merged, float32 is faster and the same; bfloat16 would round small updates away.
     return adapted.merge_and_unload() if model.dtype == torch.float32 else adapted
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from repo_agent.chat.render import Renderer
 from repo_agent.chat.tokenizer import load_tokenizer
-from repo_agent.chat.weights import load_weights
+from repo_agent.chat.weights import load_weights, with_adapter
 from repo_agent.errors import UserError, boundary
 from repo_agent.files import new_directory
 from repo_agent.train.canary import Canary, read_canary
@@ -42,11 +42,10 @@ def merge(adapter: Path, out: Path, dtype: str = "bfloat16") -> float | None:
 
 
 def _adapted(base: str, adapter: Path, dtype: str) -> Any:
-    from peft import PeftModel
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return PeftModel.from_pretrained(load_weights(base, dtype=dtype), str(adapter)).eval()
+        return with_adapter(load_weights(base, dtype=dtype), adapter, base).eval()
 
 
 def _dtype(name: str) -> Any:
