@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -138,6 +140,21 @@ def test_a_turn_that_was_cut_off_is_in_no_pair(tmp_path: Path, tiny_base: Path, 
     path.write_text(f'{first}"finish_reason":"length"{last}')
     made, rows = pairs_of(tmp_path, tiny_base, run)
     assert [texts(row) for row in rows] == [(BAD, READ, "corrected")] and made["funnel"]["truncated"] == 1
+
+
+def test_words_that_a_template_trims_are_dropped_and_counted(tmp_path: Path, tiny_base: Path, play: Any) -> None:
+    base = tmp_path / "trims"
+    shutil.copytree(tiny_base, base)
+    tokenizer = load_tokenizer(str(base))
+    plain, found = re.subn(r"(message(?:\.|\['|\[\")content(?:'\]|\"\])?)", r"\1 | trim", tokenizer.chat_template)
+    assert found
+    tokenizer.chat_template = plain
+    tokenizer.save_pretrained(base)
+    run = run_of(tmp_path, "base")
+    play(run, "a", ["  prose \n", LIST, FINAL])
+    play(run, "b", [BAD, READ, FINAL], k=1)
+    made, rows = pairs_of(tmp_path, base, run)
+    assert [texts(row) for row in rows] == [(BAD, READ, "corrected")] and made["funnel"]["printed"] == 1
 
 
 def test_runs_of_one_name_are_refused(tmp_path: Path, tiny_base: Path, play: Any) -> None:

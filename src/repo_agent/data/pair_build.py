@@ -110,7 +110,11 @@ class _Made:
         is left into a file."""
         most, fingerprint = self.options.max_length, Renderer(self.renderer.tokenizer).fingerprint()
         for pair, context in pairs:
-            rows = [self._row(context, said) for said in (pair.chosen, pair.rejected)]
+            try:
+                rows = [self._row(context, said) for said in (pair.chosen, pair.rejected)]
+            except UserError as error:  # what a model says badly, a chat template may trim
+                self.found.dropped.append((pair.rejected, "printed", error.what))
+                continue
             longest = max(len(row.input_ids) for row in rows)
             if most is not None and longest > most:
                 self.found.dropped.append((pair.rejected, "within_length", f"has {longest} tokens of at most {most}"))
@@ -125,10 +129,7 @@ class _Made:
                 file.write(line_of(_record(pair, context, sizes)))
 
     def _row(self, context: Sequence[Message], said: Said) -> Tokens:
-        try:
-            return self.renderer.rows([*context, said.reply], [len(context)])[0]
-        except UserError as error:
-            raise UserError(error.what, f"{said.id} ({error.where})", error.remedy) from error
+        return self.renderer.rows([*context, said.reply], [len(context)])[0]
 
     def funnel(self) -> Funnel:
         """Bad turns by the gate that dropped them; what is left are the pairs."""

@@ -36,7 +36,7 @@ HOWS = ("sample", "constrained", "corrected", "other")
 SAFE = ("split", "broken_context", "secret", "encodable", "control_token")
 """Gates of a build that both turns of a pair must pass."""
 CUT = "truncated"
-PAIR_GATES = (CUT, "no_chosen", "duplicate", "per_task", "contrast", "within_length")
+PAIR_GATES = (CUT, "no_chosen", "duplicate", "per_task", "contrast", "printed", "within_length")
 """Gates of the pair itself: after `contract` and those of the turns."""
 _FINE = frozenset({"ok", "final", "unjudged", "infra_error"})
 
