@@ -222,7 +222,7 @@ def test_dpo_has_settings_of_its_own(sft: Path, pairs: Path, tiny_base: Path) ->
 def test_killed_preferences_resume_with_the_same_losses_and_weights(
     pairs: Path, sft: Path, tiny_base: Path, tmp_path: Path
 ) -> None:
-    settings = config(tiny_base, sft, epochs=2, checkpoints=4)
+    settings = config(tiny_base, sft, epochs=2, checkpoints=4, rank=8)
     whole = in_a_process(pairs, tmp_path / "whole", settings)
     before = in_a_process(pairs, tmp_path / "killed", settings, kill=len(whole) - 1)
     after = in_a_process(pairs, tmp_path / "killed", settings, resume=True)
@@ -234,7 +234,7 @@ def test_killed_preferences_resume_with_the_same_losses_and_weights(
 
 @pytest.mark.slow
 def test_two_processes_have_the_preferences_of_one(pairs: Path, sft: Path, tiny_base: Path, tmp_path: Path) -> None:
-    settings = config(tiny_base, sft, epochs=1)
+    settings = config(tiny_base, sft, epochs=1, rank=8)
     one = train(pairs, tmp_path / "one", settings)
     script = tmp_path / "go.py"
     script.write_text(SCRIPT)
