@@ -22,6 +22,7 @@ from repo_agent.data.pair_tokens import TokenPair, pair_rows
 from repo_agent.errors import InfraError, UserError
 from repo_agent.messages import Message
 from repo_agent.protocols.contract import Contract
+from repo_agent.train.backends import backend_named
 from repo_agent.train.batches import steps_of
 from repo_agent.train.config import TrainConfig, make_config
 from repo_agent.train.dpo import PairPasses, Reference, check_reference
@@ -189,7 +190,9 @@ def test_what_does_not_fit_together_is_refused_before_training(
     assert "Leave out --rank" in refused(pairs, config(tiny_base, sft, rank=16))
     assert "no readable run_record.json" in refused(pairs, config(tiny_base, tmp_path))
     assert "pairs.json" in refused(dataset, config(tiny_base, sft))
-    assert "dataset.json" in refused(pairs, TrainConfig(base=str(tiny_base)))
+    assert "Give --method dpo" in refused(pairs, TrainConfig(base=str(tiny_base)))
+    with pytest.raises(UserError, match="train on this machine"):
+        backend_named("together")(pairs, tmp_path / "out", config(tiny_base, sft))
     record = json.loads((sft / "run_record.json").read_text())
     holds = tmp_path / "holds"
     holds.mkdir()

@@ -199,15 +199,17 @@ def _show_plan(show: Any, plan: Any) -> None:
     size = "unknown size" if plan.parameters is None else f"{short(plan.parameters)} parameters"
     held = ", ".join(plan.eval_tasks[:3]) + (" …" if len(plan.eval_tasks) > 3 else "")
     lost, again = sum(plan.lost_tokens.values()), ", activations computed again" if plan.checkpointing else ""
-    a_step = f"{plan.step_rows:g} rows and {plan.step_trained_tokens:g} trained tokens each"
+    what = "pairs" if config.method == "dpo" else "rows"
+    passes = "one pair each" if config.method == "dpo" else f"at most {plan.pass_tokens:,} tokens"
+    a_step = f"{plan.step_rows:g} {what} and {plan.step_trained_tokens:g} trained tokens each"
     rows = {
         "base": f"{config.base}, {size}",
-        "rows": f"{plan.rows} of {plan.tasks} tasks, {plan.dropped_too_long} too long",
-        "held back": f"{plan.eval_rows} rows of {len(plan.eval_tasks)} tasks: {held or 'none'}",
+        what: f"{plan.rows} of {plan.tasks} tasks, {plan.dropped_too_long} too long",
+        "held back": f"{plan.eval_rows} {what} of {len(plan.eval_tasks)} tasks: {held or 'none'}",
         "tokens": f"{plan.tokens:,}, {plan.trained_tokens:,} trained, {lost:,} lost to --max-length",
         "rate": f"{config.lr:g}, {config.schedule}, rank {config.rank}, alpha {config.alpha}",
         "steps": f"{plan.steps} in {plan.epochs} epochs, of {a_step}",
-        "passes": f"{plan.passes}, of at most {plan.pass_tokens:,} tokens{again}",
+        "passes": f"{plan.passes}, of {passes}{again}",
         "memory": "unknown" if took is None else f"about {_gb(took.total)}, {_gb(plan.free_memory)} free",
         "read": f"{plan.read_tokens:,} tokens in all epochs",
         "time": "unknown" if plan.seconds is None else f"about {clock(plan.seconds)} on this machine",

@@ -94,7 +94,9 @@ def plan(prepared: Prepared[Any], usd_per_hour: float | None = None) -> Plan:
 
 
 def pass_tokens(prepared: Prepared[Any]) -> int:
-    """The most tokens of a pass of several rows."""
+    """The most tokens of a pass of several rows; 1 where each has a pass of its own."""
+    if prepared.config.method == "dpo":
+        return 1
     if prepared.config.pass_tokens is not None:
         return prepared.config.pass_tokens
     if _device() == "cpu":

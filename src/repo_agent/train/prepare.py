@@ -16,6 +16,7 @@ from repo_agent.chat.render import Renderer
 from repo_agent.chat.tokenizer import load_tokenizer
 from repo_agent.chat.tokens import Tokens
 from repo_agent.data.dataset import Dataset, read_dataset
+from repo_agent.data.pair_set import RECORD as PAIRS_RECORD
 from repo_agent.data.pair_set import PairSet, read_pairs
 from repo_agent.data.pair_tokens import TokenPair, pair_rows
 from repo_agent.data.tokens import training_rows
@@ -152,6 +153,8 @@ def prepare(folder: Path, config: TrainConfig) -> Prepared[Any]:
     layer of the base, a prompt that renders otherwise than it ran, rows that are all too long.
     """
     pairs = config.method == "dpo"
+    if not pairs and (folder / PAIRS_RECORD).is_file():
+        raise UserError("holds preference pairs", str(folder), "Give --method dpo, or a folder that `build` made")
     data: Dataset | PairSet = read_pairs(folder) if pairs else read_dataset(folder)
     renderer = Renderer(load_tokenizer(config.base), data.contract.printed_tools)
     check_target(config.base, config.target)

@@ -22,7 +22,7 @@ PLAN_LR, PLAN_BATCH = 1e-5, 8
 MOVES = 5e-3
 """Sum of the rates of all steps under which a LoRA of alpha = 2 rank hardly moves a base: on SmolLM2-135M runs with
 2e-4 taught nothing, 4e-3 a quarter, 2e-2 three quarters."""
-PAIR_EPOCHS, PAIR_BATCH, PAIR_RATE = 1, 8, 0.05
+PAIR_EPOCHS, PAIR_BATCH, PAIR_RATE = 1, 8, 0.1
 """Of preferences: epochs, pairs of a step, and the rate as a share of what it is for turns."""
 _MEAN = {"linear": 0.5, "cosine": 0.5, "constant_with_warmup": 1.0}
 """Mean of a schedule, as a share of its peak."""
