@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -130,12 +130,11 @@ def train(
 
     repo-agent train datasets/first --base Qwen/Qwen2.5-7B-Instruct --out adapters/first
     """
-    given = {name: value for name, value in locals().items() if name not in _NO_SETTINGS}
+    given = dict(locals())
     from repo_agent.cli.probe import replay
     from repo_agent.train.backends import backend_named
-    from repo_agent.train.config import make_config
 
-    train_on, settings = backend_named(backend), make_config(given, config)
+    train_on, settings = backend_named(backend), settings_of(given)
     if dry_run:
         from repo_agent.train.plan import plan
         from repo_agent.train.prepare import prepare
@@ -155,6 +154,14 @@ def train(
         record = train_on(dataset, out, settings, bar.step, **more)
     if main:
         output(as_json, record.model_dump(mode="json"), lambda show: show.lines(_told(out, record)))
+
+
+def settings_of(options: Mapping[str, Any]) -> Any:
+    """The TrainConfig of the command's options. Raises UserError that lists everything that is wrong."""
+    from repo_agent.train.config import make_config
+
+    given = {name: value for name, value in options.items() if name not in _NO_SETTINGS and value != ()}
+    return make_config(given, options["config"])
 
 
 @contextmanager
