@@ -15,7 +15,8 @@ from made_runs import BAD, OK, SWAPPED, TUNED, make_run, pair_of, runs, varied, 
 from repo_agent.agent.spec import Limits
 from repo_agent.errors import UserError
 from repo_agent.evaluate import metrics
-from repo_agent.evaluate.arms import eval_command, load_arm
+from repo_agent.evaluate.arms import load_arm
+from repo_agent.evaluate.commands import eval_command
 from repo_agent.evaluate.comparable import load_arms
 from repo_agent.evaluate.comparison import compare_runs
 from repo_agent.tools.verdict import LADDER
@@ -154,7 +155,7 @@ def test_better_names_its_numbers_and_the_json_has_its_keys(tmp_path: Path) -> N
     assert set(printed["pairs"][0]) == {"a", "b", "metric", "difference", "interval", "p"}
     assert [pair["metric"] for pair in printed["pairs"]] == list(metrics.METRICS)
     verdict = printed["verdict"]
-    assert list(verdict) == ["label", "title", "validity", "pass_rate", "cheapest", "next_step", "warnings"]
+    assert list(verdict) == ["label", "title", "validity", "pass_rate", "cheapest", "next_step", "commands", "warnings"]
     assert (verdict["label"], verdict["title"], verdict["cheapest"]) == ("better", "Better", "tuned")
     assert verdict["validity"]["difference"] == pytest.approx(1 - (3 * 3 / 6 + 6 * 2 / 6) / 9)
     assert verdict["validity"]["side"] == "better" and verdict["pass_rate"]["difference"] == pytest.approx(7 / 9)
@@ -201,16 +202,16 @@ def test_the_next_step_follows_from_validity_and_passes(
     grades = [[t < count for t in range(9)] for count in (base_passes, passes)]
     made = ("base", base, {"passed": grades[0]}), ("tuned", tuned, {"model": TUNED, "passed": grades[1]})
     comparison = compare_runs(runs(tmp_path, *made))
-    assert comparison.verdict.label == label and step in comparison.next_step
+    assert comparison.verdict.label == label and step in comparison.step.text
     if step.startswith("Both"):
-        assert "DPO" in comparison.next_step and "dd tasks" not in comparison.next_step
+        assert "DPO" in comparison.step.text and "dd tasks" not in comparison.step.text
 
 
 def test_worse_names_the_class_that_grew(tmp_path: Path) -> None:
     worse = [[SWAPPED, ["wrapped"] * (1 + t % 3)] for t in range(9)]
     comparison = compare_runs(runs(tmp_path, ("base", varied(9, 5), {}), ("tuned", worse, {"model": TUNED})))
     assert comparison.verdict.label == "worse" and "emits fewer valid tool calls" in comparison.sentence
-    assert "wrapped grew most, from 0.0% to" in comparison.next_step
+    assert "wrapped grew most, from 0.0% to" in comparison.step.text
     assert comparison.cheapest is comparison.reference
 
 
@@ -228,7 +229,7 @@ def test_near_equal_arms_are_inconclusive_with_the_effect_that_could_have_shown(
     assert comparison.verdict.label == "inconclusive"
     assert printed["validity"]["smallest_effect"] > abs(printed["validity"]["difference"])
     assert "smallest effect that this design most likely shows" in comparison.evidence[0]
-    assert "Add tasks rather than rollouts" in comparison.next_step
+    assert "Add tasks rather than rollouts" in comparison.step.text
 
 
 def test_every_two_arms_are_compared_and_the_first_is_the_reference(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ class Point:
         return cls(name, len(arm.tasks), len(arm.rows), means[0], validity, means[1], passed)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
 def write_rounds(out: Path, result: Mapping[str, Any], points: Sequence[Point]) -> None:
