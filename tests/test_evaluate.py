@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from made_runs import BAD, OK, SWAPPED, TUNED, make_run, pair_of, runs, varied, weak
 
 from repo_agent.agent.spec import Limits
+from repo_agent.cli import app
 from repo_agent.errors import UserError
 from repo_agent.evaluate import metrics
 from repo_agent.evaluate.arms import load_arm
@@ -205,6 +207,30 @@ def test_the_next_step_follows_from_validity_and_passes(
     assert comparison.verdict.label == label and step in comparison.step.text
     if step.startswith("Both"):
         assert "DPO" in comparison.step.text and "dd tasks" not in comparison.step.text
+
+
+def test_the_next_step_is_commands_to_paste(tmp_path: Path) -> None:
+    """With the real names of what is there, and options that the commands take."""
+    tuned = {"model": TUNED, "limits": {"max_steps": 9}, "held_out_groups": 4}
+    base = {"limits": tuned["limits"], "held_out_groups": 4}
+    places = runs(tmp_path / "runs", ("base", weak(9), base), ("tuned", LEARNED, tuned))
+    comparison = compare_runs(places)
+    assert "preference" in comparison.step.text
+    found = [shlex.split(command)[1:] for command in comparison.step.commands]
+    assert [words[0] for words in found] == ["eval", "replay", "pairs", "train", "eval", "compare"]
+    root: Any = typer.main.get_command(app)
+    for words in found:
+        if words[0] != "train":
+            root.commands[words[0]].make_context(words[0], words[1:])
+    collect, again, paired, train, played, compared = (" ".join(words) for words in found)
+    assert f"--split train --model {TUNED} --out {places[1]}-train --held-out 4" in collect
+    assert f"replay {places[1]}-train " in again and f"pairs {places[1]}-train {places[1]}-train-again " in paired
+    assert f"train {tmp_path}/pairs/tuned --base tiny --method dpo --adapter adapters/t --out adapters/t-dpo" == train
+    assert f"--split held-out --model {TUNED}-dpo " in played and "--max-steps 9" in played
+    assert compared == f"compare {places[1]} {places[1]}-dpo --out {tmp_path}/reports/tuned-dpo"
+    assert comparison.text()[-6:] == list(comparison.step.commands)
+    served = runs(tmp_path / "served", ("base", weak(9), base), ("x", LEARNED, {**tuned, "model": "openai:x"}))
+    assert compare_runs(served).step.commands == ()
 
 
 def test_worse_names_the_class_that_grew(tmp_path: Path) -> None:

@@ -130,11 +130,12 @@ def train(
 
     repo-agent train datasets/first --base Qwen/Qwen2.5-7B-Instruct --out adapters/first
     """
-    given = dict(locals())
+    given = {name: value for name, value in locals().items() if name not in _NO_SETTINGS}
     from repo_agent.cli.probe import replay
     from repo_agent.train.backends import backend_named
+    from repo_agent.train.config import make_config
 
-    train_on, settings = backend_named(backend), settings_of(given)
+    train_on, settings = backend_named(backend), make_config(given, config)
     if dry_run:
         from repo_agent.train.plan import plan
         from repo_agent.train.prepare import prepare
@@ -157,7 +158,7 @@ def train(
 
 
 def settings_of(options: Mapping[str, Any]) -> Any:
-    """The TrainConfig of the command's options. Raises UserError that lists everything that is wrong."""
+    """What `train` makes of its options, before it runs. Raises UserError that lists everything that is wrong."""
     from repo_agent.train.config import make_config
 
     given = {name: value for name, value in options.items() if name not in _NO_SETTINGS and value != ()}

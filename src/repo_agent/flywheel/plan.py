@@ -119,7 +119,7 @@ def make_plan(record: Mapping[str, Any], where: str) -> Plan:
     try:
         plan = Plan(**record)
     except pydantic.ValidationError as error:
-        refuse(list(dict.fromkeys(_problems(error))), where)
+        refuse(list(_problems(error)), where)
         raise AssertionError from error
     refuse(list(_conflicts(plan)), where)
     return plan
@@ -133,14 +133,21 @@ def refuse(problems: Sequence[str], where: str) -> None:
 
 
 def _problems(error: pydantic.ValidationError) -> Iterator[str]:
+    """A line for each place."""
+    found: dict[str, str] = {}
     for one in error.errors():
         place = _place(one["loc"])
-        if one["type"] == "extra_forbidden":
-            yield f"{place}: there is no such setting"
-        elif one["type"] == "missing":
-            yield f"{place} is missing"
+        if one["type"] == "too_short" and one["input"]:
+            continue  # rounds are there, and each has said what is wrong with it
+        if place in found:  # an option fails once for each kind of value that it is not
+            found[place] = f"{place}: an option is a number, a text, true, false or a list of texts"
+        elif one["type"] == "extra_forbidden":
+            found[place] = f"{place}: there is no such setting"
+        elif one["type"] in ("missing", "too_short"):
+            found[place] = f"{place} is missing"
         else:
-            yield f"{place}: {one['msg'].removeprefix('Value error, ')}, got {one['input']!r}"
+            found[place] = f"{place}: {one['msg'].removeprefix('Value error, ')}, got {one['input']!r}"
+    yield from found.values()
 
 
 def _place(loc: tuple[int | str, ...]) -> str:

@@ -71,16 +71,15 @@ class _Wheel:
 
     def do(self, stage: Stage) -> None:
         """Run a stage within what the budgets leave. Raises Stopped where one is spent."""
-        done = is_done(stage.words, stage.made)
+        if is_done(stage.words, stage.made):
+            self.chain.do(stage.words, stage.made)
+            return
         more: list[str] = []
         if self.plan.budget_usd is not None and (stage.prices or stage.hosted):
             left = self.plan.budget_usd - self._usd(but=stage)
-            if left <= 0 and not done:
+            if left <= 0:
                 raise Stopped(f"the budget of {self.plan.budget_usd:g} USD is spent", 3, _MORE)
-            more = ["--budget-usd", f"{max(left, 0):.6g}"]
-        if done:
-            self.chain.do(stage.words, stage.made, more)
-            return
+            more = ["--budget-usd", f"{left:.6g}"]
         with self._deadline():
             self.chain.do(stage.words, stage.made, more)
 
@@ -146,13 +145,19 @@ class _Wheel:
         left = 60 * self.plan.budget_minutes - sum(self.chain.seconds.values())
         if left <= 0:
             raise spent
-        timer = threading.Timer(left, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
+        over, main = threading.Event(), threading.get_ident()
+
+        def stop() -> None:
+            over.set()
+            signal.pthread_kill(main, signal.SIGINT)
+
+        timer = threading.Timer(left, stop)
         timer.daemon = True
         timer.start()
         try:
             yield
         except (Stopped, KeyboardInterrupt):
-            if timer.is_alive():
+            if not over.is_set():
                 raise
             raise spent from None
         finally:
