@@ -41,7 +41,7 @@ def merge(
 
 
 def train(
-    dataset: Annotated[Path, typer.Argument(help="A directory that `build` made.")],
+    dataset: Annotated[Path, typer.Argument(help="A directory that `build` made, or `pairs`.")],
     out: Annotated[Path | None, typer.Option(help="New adapter directory; needed unless --dry-run.")] = None,
     backend: Annotated[str, typer.Option(help="Where to train: local, or together (a job at Together).")] = "local",
     config: Annotated[Path | None, typer.Option(help="A TOML file of settings; flags go before it.")] = None,
@@ -52,7 +52,15 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what the run will take; train nothing.")] = False,
     usd_per_hour: Annotated[float | None, typer.Option(help="What this machine costs, for --dry-run.", min=0)] = None,
     base: Annotated[str | None, typer.Option(help="tiny, smollm2, a folder, or a hub name.")] = None,
-    method: Annotated[str | None, typer.Option(help="sft (default).")] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="An adapter that `train` wrote, to go on from. Default: a new one.")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="sft (default), or dpo, which learns from a folder that `pairs` made.")
+    ] = None,
+    beta: Annotated[
+        float | None, typer.Option(help="Of dpo: how dearly it pays for a distance from where it began (0.1).")
+    ] = None,
     preset: Annotated[
         str | None, typer.Option(help="What sets rate, epochs and step size: recommended (default) or plan.")
     ] = None,
@@ -129,12 +137,18 @@ def train(
     Killed or stopped, the same command with --resume continues it.
 
     repo-agent train datasets/first --base Qwen/Qwen2.5-7B-Instruct --out adapters/first
+
+    repo-agent train pairs/first --method dpo --adapter adapters/first --out adapters/second
     """
     given = {name: value for name, value in locals().items() if name not in _NO_SETTINGS}
     from repo_agent.cli.probe import replay
     from repo_agent.train.backends import backend_named
     from repo_agent.train.config import make_config
 
+    if adapter is not None and base is None and config is None:
+        from repo_agent.train.record import read_record
+
+        given["base"] = str(Path(read_record(Path(adapter)).base).expanduser())
     train_on, settings = backend_named(backend), make_config(given, config)
     if dry_run:
         from repo_agent.train.plan import plan

@@ -60,6 +60,11 @@ class TrainingRows:
     """Tool → trained tokens lost with turns that did not fit."""
     proof: Proof = field(default_factory=Proof)
 
+    @property
+    def prompts(self) -> dict[str, int]:
+        """Prompts against those that ran."""
+        return self.proof.to_dict()
+
 
 def training_rows(dataset: Dataset, renderer: Renderer, most: int | None) -> TrainingRows:
     """Raises UserError where a prompt renders otherwise than it ran."""
