@@ -143,7 +143,6 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
     finish(*"eval --suite micro=0 --split train --model oracle --rollouts 1 --out".split(), out / "teacher")
     finish("build", out / "teacher", "--out", out / "data")
     finish(*"train --base tiny --epochs 1 --lr 1e-3 --evals 0".split(), out / "data", "--out", out / "adapter")
-    finish("adapter", "merge", out / "adapter", "--dtype", "float32", "--out", out / "merged")
     return out
 
 
@@ -152,18 +151,19 @@ TEACH = "self-train --suite micro=0 --rollouts 3 --max-tokens 256 --jobs 24 --ep
 
 @pytest.fixture(scope="module")
 def taught(short: Path) -> dict[str, Any]:
-    return finish(*TEACH, "--model", f"local:{short / 'merged'}", "--out", short / "self")
+    return finish(*TEACH, "--model", f"local:tiny+{short / 'adapter'}", "--out", short / "self")
 
 
 def test_a_grammar_is_distilled_without_a_teacher(short: Path, taught: dict[str, Any]) -> None:
     arms = {arm["name"]: arm for arm in taught["arms"]}
     verdict = taught["rounds"][0]["verdict"]
-    assert 0.6 <= arms["base"]["validity"] <= 0.85
+    assert list(arms) == ["base", "base-constrained", "start", "self-1"]
+    assert 0.6 <= arms["start"]["validity"] <= 0.85
     assert verdict["validity"]["difference"] > 0 and verdict["validity"]["p"] < 0.05
     assert verdict["label"] in ("better", "better_validity")
     # No turn of a teacher: all that it was trained on is its own, under the grammar.
     sources = json.loads((short / "self/datasets/self-1/dataset.json").read_text())["sources"]
-    assert [source["arm"] for source in sources] == ["base+constrained"]
+    assert [source["arm"] for source in sources] == ["tuned+constrained"]
 
 
 def test_its_placebo_is_not_better(short: Path, taught: dict[str, Any]) -> None:
@@ -173,5 +173,5 @@ def test_its_placebo_is_not_better(short: Path, taught: dict[str, Any]) -> None:
     swap_targets(short / "self/datasets/self-1", out / "datasets/self-1")
     lines = (short / "self/commands.jsonl").read_text().replace(str(short / "self"), str(out)).splitlines()
     (out / "commands.jsonl").write_text("\n".join(lines) + "\n")
-    placebo = finish(*TEACH, "--model", f"local:{short / 'merged'}", "--out", out)
+    placebo = finish(*TEACH, "--model", f"local:tiny+{short / 'adapter'}", "--out", out)
     assert placebo["rounds"][0]["verdict"]["label"] in ("worse", "inconclusive")
