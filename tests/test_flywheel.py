@@ -242,12 +242,14 @@ def test_a_journal_that_a_kill_cut_off_is_read_and_its_time_counts(tmp_path: Pat
 class Wheel(Worker):
     """Plays arms with so many valid turns of six, and compares them for real, but for the page."""
 
-    def __init__(self, valid: dict[str, int], rows: int = 9) -> None:
-        super().__init__()
+    def __init__(self, valid: dict[str, int], rows: int = 9, fail: str = "") -> None:
+        super().__init__(fail)
         self.valid, self.rows, self.budgets = valid, rows, list[str]()
 
     def __call__(self, words: Sequence[str]) -> int | None:
         self.ran.append(words[0])
+        if words[0] == self.fail:
+            raise Stopped("enough", 130)
         out = Path(words[words.index("--out") + 1])
         self.budgets += [words[place + 1] for place, word in enumerate(words) if word == "--budget-usd"]
         if words[0] == "eval":
@@ -319,14 +321,20 @@ def test_a_budget_in_minutes_stops_a_command_under_way_and_counts_what_went_befo
     class Slow(Wheel):
         def __call__(self, words: Sequence[str]) -> int | None:
             if words[0] == "train":
+                self.ran.append("train")
                 time.sleep(3600)
             return super().__call__(words)
 
-    with pytest.raises(Stopped, match=r"the budget of 0\.0\d+ minutes is spent") as stop:
-        turned(tmp_path, Slow({}), "a", budget_minutes=0.05)
-    assert stop.value.code == 3
+    with pytest.raises(Stopped, match="enough"):
+        turned(tmp_path, Wheel({}, fail="train"), "a")
+    with Chain(tmp_path / "w", Worker(), print) as chain:
+        minutes = (sum(chain.seconds.values()) + 1) / 60
+    slow = Slow({})
+    with pytest.raises(Stopped, match=r"the budget of \d+\.\d+ minutes is spent") as stop:
+        turned(tmp_path, slow, "a", budget_minutes=minutes)
+    assert stop.value.code == 3 and slow.ran == ["train"]
     wheel = Wheel({})
     with pytest.raises(Stopped, match="is spent"):
-        turned(tmp_path, wheel, "a", budget_minutes=0.05)
+        turned(tmp_path, wheel, "a", budget_minutes=minutes)
     assert not wheel.ran
     assert turned(tmp_path, wheel, "a")["ended"].startswith("round a is not") and wheel.ran[0] == "train"

@@ -42,6 +42,7 @@ def preference_commands(arm: Arm) -> tuple[str, ...]:
     played, again, better = (arm.path.with_name(f"{name}-{what}") for what in ("train", "train-again", "dpo"))
     pairs, trained = home / "pairs" / name, f"{adapter.rstrip('/')}-dpo"
     sampled = _model_options(arm.record) | {"split": "train", "model": arm.record["model"], "samples": SAMPLES}
+    sampled |= {key: arm.record["limits"].get(key) for key in ("observation_chars", "read_chars")}
     return (
         eval_command(arm, split="train", rollouts=ROLLOUTS, out=shown(played)),
         _words("replay", [shown(played)], sampled | {"out": shown(again)}),

@@ -91,8 +91,9 @@ class Chain:
             raise Stopped(f"repo-agent {words[0]} ended with exit code {code}", code, RESUME)
 
     def _spent(self, name: str, seconds: float) -> None:
+        seconds = round(seconds, 3)
         self._seconds[name] = self._seconds.get(name, 0.0) + seconds
-        self._write({"end": name, "seconds": round(seconds, 3)})
+        self._write({"end": name, "seconds": seconds})
 
     def _refuse(self, made: Path, other: list[str] | None) -> None:
         by = f"was made by another command: {shlex.join(['repo-agent', *other])}" if other else "was made by hand"
@@ -167,7 +168,7 @@ def _ends_in_newline(path: Path) -> bool:
 
 def _free_memory() -> None:
     """A command's weights are gone before the next one looks at how much memory is free."""
-    gc.collect()
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    if torch is not None:
+        gc.collect()
+        torch.cuda.empty_cache()  # does nothing where no GPU was used
