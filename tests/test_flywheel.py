@@ -328,7 +328,7 @@ def test_a_budget_in_minutes_stops_a_command_under_way_and_counts_what_went_befo
     with pytest.raises(Stopped, match="enough"):
         turned(tmp_path, Wheel({}, fail="train"), "a")
     with Chain(tmp_path / "w", Worker(), print) as chain:
-        minutes = (sum(chain.seconds.values()) + 1) / 60
+        minutes = (sum(chain.seconds.values()) + 3) / 60
     slow = Slow({})
     with pytest.raises(Stopped, match=r"the budget of \d+\.\d+ minutes is spent") as stop:
         turned(tmp_path, slow, "a", budget_minutes=minutes)

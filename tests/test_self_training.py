@@ -104,7 +104,7 @@ def test_killed_anywhere_it_does_nothing_twice_and_comes_to_the_same(tmp_path: P
         *(lambda stage=stage: stage in ended(out) for stage in STAGES[:-1]),  # type: ignore[misc]
     ]
     kills, seen = 0, dict[Path, tuple[int, str]]()
-    for moment in sorted(moments, key=lambda moment: moments.index(moment)):
+    for moment in moments:
         kills += killed_once(file, moment)
         assert seen.items() <= state(out, ended(out)).items()
         seen = state(out, ended(out))

@@ -50,16 +50,12 @@ def turn(plan: Plan, run: Run, say: Say) -> dict[str, Any]:
     """
     with Chain(plan.out, run, say) as chain:
         wheel = _Wheel(plan, chain)
-        for stage in opening(plan):
-            wheel.do(stage)
-        ended = "all rounds are done"
-        for place in range(len(plan.round)):
-            if why := wheel.round(place):
-                ended = why
-                break
-        if wheel.played:
-            wheel.do(routes(plan, wheel.played))
-        return wheel.summary(ended)
+        try:
+            return wheel.summary(wheel.go())
+        except Stopped as stop:
+            if wheel.played:
+                wheel.summary(stop.reason)
+            raise
 
 
 class _Wheel:
@@ -68,6 +64,17 @@ class _Wheel:
         self.played = 0
         """Rounds that have a verdict."""
         self._told: list[dict[str, Any]] = []
+
+    def go(self) -> str:
+        """Everything that is to be done; returns why it ended."""
+        for stage in opening(self.plan):
+            self.do(stage)
+        ended = ""
+        for place in range(len(self.plan.round)):
+            ended = ended or self.round(place)
+        if self.played:
+            self.do(routes(self.plan, self.played))
+        return ended or "all rounds are done"
 
     def do(self, stage: Stage) -> None:
         """Run a stage within what the budgets leave. Raises Stopped where one is spent."""
@@ -101,7 +108,6 @@ class _Wheel:
             self.do(stage)
         told["verdict"] = json.loads((plan.out / "reports" / one.name / "comparison.json").read_text())["verdict"]
         self.played = place + 1
-        self.summary("")
         return self._enough(one.name, told["verdict"])
 
     def _enough(self, name: str, verdict: dict[str, Any]) -> str:
@@ -143,7 +149,7 @@ class _Wheel:
             return
         spent = Stopped(f"the budget of {self.plan.budget_minutes:g} minutes is spent", 3, _MORE)
         left = 60 * self.plan.budget_minutes - sum(self.chain.seconds.values())
-        if left <= 0:
+        if left < _LEAST:
             raise spent
         over, main = threading.Event(), threading.get_ident()
 
@@ -164,6 +170,8 @@ class _Wheel:
             timer.cancel()
 
 
+_LEAST = 1.0
+"""Seconds under which no command is started."""
 _MORE = f"raise the budget, and {RESUME}"
 
 
