@@ -73,6 +73,10 @@ def ended(out: Path) -> list[str]:
     return [json.loads(line)["end"] for line in lines if line.startswith('{"end"') and line.endswith("}")]
 
 
+def has_ended(out: Path, stage: str) -> Callable[[], bool]:
+    return lambda: stage in ended(out)
+
+
 def state(out: Path, stages: list[str]) -> dict[Path, tuple[int, str]]:
     """Every file of some stages: when it was written, and a hash of it."""
     files = [path for stage in stages for path in (out / stage).rglob("*") if path.is_file()]
@@ -101,7 +105,7 @@ def test_killed_anywhere_it_does_nothing_twice_and_comes_to_the_same(tmp_path: P
     moments: list[Callable[[], bool]] = [
         lambda: len(list(out.glob("runs/base/traces/*/*.jsonl"))) >= 4,
         lambda: any(out.glob("adapters/first.run/checkpoint-*/whole")),
-        *(lambda stage=stage: stage in ended(out) for stage in STAGES[:-1]),  # type: ignore[misc]
+        *(has_ended(out, stage) for stage in STAGES[:-1]),
     ]
     kills, seen = 0, dict[Path, tuple[int, str]]()
     for moment in moments:
