@@ -37,6 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluate": {"models", "protocols", "tools", "traces"},
     "report": {"evaluate", "tools", "traces"},
     "record": {"tools", "protocols", "traces"},
+    "flywheel": {"evaluate", "models", "report", "traces"},
 }
 HEAVY = set("torch transformers peft trl ray together datasets matplotlib scipy statsmodels openai".split())
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from repo_agent.cli import agents, data, runs, suites, training
+from repo_agent.cli import agents, data, flywheel, runs, suites, training
 from repo_agent.cli.options import Json, output, shown
 from repo_agent.errors import InfraError, Stopped, UserError
 
@@ -99,6 +99,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "pairs": data.pairs,
     "train": training.train,
     "compare": runs.compare,
+    "self-train": flywheel.self_train,
+    "flywheel": flywheel.flywheel,
 }
 """In the order of the way through them; the first line of each one's text is its help in the list."""
 for name, command in COMMANDS.items():

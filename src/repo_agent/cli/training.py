@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -169,6 +169,14 @@ def train(
         record = train_on(dataset, out, settings, bar.step, **more)
     if main:
         output(as_json, record.model_dump(mode="json"), lambda show: show.lines(_told(out, record)))
+
+
+def settings_of(options: Mapping[str, Any]) -> Any:
+    """What `train` makes of its options, before it runs. Raises UserError that lists everything that is wrong."""
+    from repo_agent.train.config import make_config
+
+    given = {name: value for name, value in options.items() if name not in _NO_SETTINGS and value != ()}
+    return make_config(given, options["config"])
 
 
 @contextmanager

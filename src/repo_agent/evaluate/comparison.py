@@ -47,7 +47,8 @@ class Comparison:
         return f"Cheapest sufficient arm: {self.cheapest.name if self.cheapest else 'none'}."
 
     @property
-    def next_step(self) -> str:
+    def step(self) -> advice.Step:
+        """What to do next."""
         return advice.next_step(self.verdict, self.reference, self.tuned, self.arms)
 
     @property
@@ -60,7 +61,7 @@ class Comparison:
         lines = [self.sentence, *self.evidence, *advice.leaks(self.arms), *self.warnings]
         if self.verdict.concluded:
             lines.append(f"{self.recommendation} {self.why_cheapest}")
-        return [*lines, f"Next step: {self.next_step}"]
+        return [*lines, f"Next step: {self.step.text}", *self.step.commands]
 
     def to_json(self) -> dict[str, Any]:
         """What `compare --json` prints. Not measured is null; `rollouts` are whole ones, over all tasks."""
@@ -73,7 +74,8 @@ class Comparison:
                 "title": self.verdict.title,
                 **{metric: _evidence_json(self.verdict, metric) for metric in DECIDING},
                 "cheapest": self.cheapest.name if self.cheapest else None,
-                "next_step": self.next_step,
+                "next_step": self.step.text,
+                "commands": self.step.commands,
                 "warnings": [*advice.leaks(self.arms), *self.warnings],
             },
         }
