@@ -38,7 +38,7 @@ def probes(
     output(as_json, {"runs": results}, text)
 
 
-def check(model: str) -> None:
+def check_probed(model: str) -> None:
     """Raise UserError for a model that cannot be asked."""
     if model == "oracle":
         from repo_agent.errors import UserError

@@ -15,7 +15,7 @@ from repo_agent.evaluate import stats
 from repo_agent.evaluate.arms import Arm, shown
 from repo_agent.evaluate.metrics import mean
 from repo_agent.evaluate.pairs import Pair
-from repo_agent.models.resolve import PRESETS, parts
+from repo_agent.models.resolve import PRESETS
 from repo_agent.probes.answers import METRICS, Answers, read_answers
 
 NATS = "nats"
@@ -134,7 +134,7 @@ def _why_not(reference: Arm, tuned: Arm, answers: Mapping[str, Answers]) -> tupl
         return f"not comparable, the two were probed otherwise ({differing or 'no value'})", ""
     if not tuned.adapted and len(lacking) == len(both):
         return "", ""
-    askable = all(parts(arm.record["model"])[0] in ("local", *PRESETS) and not arm.recorded for arm in lacking)
+    askable = all(arm.kind in ("local", *PRESETS) and not arm.recorded for arm in lacking)
     command = f"repo-agent probes {' '.join(shown(arm.path) for arm in lacking)}" if askable else ""
     return f"not measured for {' and '.join(arm.name for arm in lacking)}", command
 

@@ -86,6 +86,23 @@ class AnswerFile:
 
     def __enter__(self) -> Self:
         """Raises UserError where other settings were probed there, or another process is at it."""
+        try:
+            return self._opened()
+        except UserError:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    @property
+    def pending(self) -> list[Probe]:
+        done = {(row["group"], row["id"]) for row in self.rows}
+        return [probe for probe in all_probes() if (probe.group, probe.id) not in done]
+
+    def _opened(self) -> Self:
         if self._whole.is_file():
             self._take(self._whole)
             return self
@@ -95,21 +112,12 @@ class AnswerFile:
             raise UserError("another process is probing this run", str(self._part), "Let it finish")
         if self._whole.is_file():  # made whole by another process, just now
             self._part.unlink(missing_ok=True)
-            os.close(self._fd)
-            self._fd = -1
+            self.__exit__()
             self._take(self._whole)
         elif not self._take(self._part):
+            os.ftruncate(self._fd, 0)  # a first line that a kill tore
             self._write(self._settings)
         return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-
-    @property
-    def pending(self) -> list[Probe]:
-        done = {(row["group"], row["id"]) for row in self.rows}
-        return [probe for probe in all_probes() if (probe.group, probe.id) not in done]
 
     def add(self, probe: Probe, answer: Mapping[str, Any]) -> None:
         """Record an answer; it is in the file when this returns. The last one makes the file whole."""
