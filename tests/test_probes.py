@@ -20,7 +20,7 @@ from test_cli import run as cli
 from test_second_classifier import REGISTRY
 
 from repo_agent.errors import InfraError, UserError
-from repo_agent.evaluate.comparison import Comparison, compare_runs
+from repo_agent.evaluate.comparison import compare_runs
 from repo_agent.evaluate.forgetting import LEAST_NATS, holm
 from repo_agent.messages import Message, spoken
 from repo_agent.models import Completion
@@ -383,8 +383,8 @@ def test_a_server_that_fails_is_ours_and_keeps_what_is_answered(tmp_path: Path) 
     assert len((run / f"{PROBES}.part").read_text().splitlines()) > 20
 
 
-def adapter_that_calls(base: Path, out: Path) -> Path:
-    """A LoRA adapter, trained on nothing but one call after any prompt."""
+def adapter_that_says(text: str, base: Path, out: Path) -> Path:
+    """A LoRA adapter, trained on nothing but one reply after any prompt."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -398,7 +398,7 @@ def adapter_that_calls(base: Path, out: Path) -> Path:
         LoraConfig(r=16, lora_alpha=64, target_modules="all-linear", task_type="CAUSAL_LM"),
     )
     optimizer = torch.optim.AdamW((one for one in model.parameters() if one.requires_grad), lr=1e-2)
-    reply = renderer.tokenizer(CALL)["input_ids"] + [renderer.tokenizer.eos_token_id]
+    reply = renderer.tokenizer(text)["input_ids"] + [renderer.tokenizer.eos_token_id]
     prompts = [
         "Look at it.",
         "What is this?",
@@ -420,14 +420,15 @@ def adapter_that_calls(base: Path, out: Path) -> Path:
 
 
 def test_a_tuned_adapter_that_always_calls_is_flagged(tmp_path: Path, tiny_base: Path) -> None:
-    """Real weights: the base babbles, the adapter says its one call to everything."""
-    adapter = adapter_that_calls(tiny_base, tmp_path / "adapter")
-    runs = [
-        make_run(tmp_path / "base", [[BAD]] * 7, model=f"local:{tiny_base}"),
-        make_run(tmp_path / "tuned", [[OK]] * 7, model=f"local:{tiny_base}+{adapter}"),
-    ]
-    for run in runs:
-        run_probes(ProbeOptions(run, max_tokens=120))
-    found: Comparison = compare_runs(runs)
-    assert {"no_call_tools", "no_call_plain", "nats"} <= {*found.forgetting.forgotten}, found.forgetting.to_json()
-    assert "answers fewer no-call prompts" in found.sentence and "reads ordinary text worse" in found.sentence
+    """Real weights: one adapter always answers in prose, the other one always calls."""
+    replies = {"base": "It is nice of you.", "tuned": CALL}
+    runs = []
+    for name, reply in replies.items():
+        adapter = adapter_that_says(reply, tiny_base, tmp_path / f"adapter-{name}")
+        turns = [[BAD if name == "base" else OK]] * 7
+        runs.append(make_run(tmp_path / name, turns, model=f"local:{tiny_base}+{adapter}"))
+        run_probes(ProbeOptions(runs[-1], max_tokens=100))
+    found = compare_runs(runs)
+    assert {"no_call_tools", "no_call_plain"} <= {*found.forgetting.forgotten}, found.forgetting.to_json()
+    assert "answers fewer no-call prompts" in found.sentence and found.verdict.label == "better_validity"
+    assert found.forgetting.figure("tuned", "nats") is not None
