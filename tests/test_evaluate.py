@@ -149,7 +149,7 @@ def test_better_names_its_numbers_and_the_json_has_its_keys(tmp_path: Path) -> N
     tuned = ("tuned", [[OK, OK]] * 9, {"model": TUNED})
     comparison = compare_runs(runs(tmp_path, base, tuned))
     printed = json.loads(json.dumps(comparison.to_json(), allow_nan=False))
-    assert set(printed) == {"arms", "pairs", "verdict"}
+    assert set(printed) == {"arms", "pairs", "forgetting", "verdict"}
     keys = {"name", "validity", "ladder", "lenient", "classes", "pass_rate", "mean_calls", "mean_steps"}
     assert set(printed["arms"][0]) == keys | {"tasks", "rollouts", "pending", "leaked_tasks", "verbatim", "isolation"}
     assert list(printed["arms"][0]["ladder"]) == list(LADDER)
@@ -168,6 +168,7 @@ def test_better_names_its_numbers_and_the_json_has_its_keys(tmp_path: Path) -> N
         "Validity: +61.1 points (95% interval +54.2 to +66.7; p = 0.0039, with Holm's correction 0.0059; 9 tasks, "
         "exact, all 2^9 sign flips).",
         "Pass rate: +77.8 points (95% interval +50.0 to +100.0; p = 0.0156; 9 tasks, exact, all 2^9 sign flips).",
+        f"Forgetting: not measured for base and tuned: repo-agent probes {tmp_path / 'base'} {tmp_path / 'tuned'}",
         "Cheapest sufficient arm: tuned. base is worse than tuned on validity and pass rate.",
         "Next step: Validity is up and more rollouts pass: generate preference data with the tuned model.",
     ]

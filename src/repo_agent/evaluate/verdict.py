@@ -76,10 +76,12 @@ class Decision:
     """Deciding metric → better, inconclusive or worse."""
     adjusted: Mapping[str, float]
     """Deciding metric → p after Holm's method."""
+    forgot: str = ""
+    """What a better arm is shown to have forgotten, in words for the title; the label is without it."""
 
     @property
     def title(self) -> str:
-        return TITLES[self.label]
+        return "; ".join(filter(None, (TITLES[self.label], self.forgot)))
 
     @property
     def concluded(self) -> bool:
