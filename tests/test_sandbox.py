@@ -102,7 +102,7 @@ def test_a_skip_at_teardown_hides_no_failure():
     ],
 )
 def test_what_never_passes(program, outcome, output):
-    result = judge(program)
+    result = judge(program, replace(JOB, test_seconds=20.0))
     assert (result.outcome, result.output, result.passed) == (outcome, output, 0)
 
 
