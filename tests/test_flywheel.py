@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -317,6 +318,15 @@ def test_a_budget_in_dollars_is_one_for_all(tmp_path: Path) -> None:
     assert wheel.budgets == ["0.28"] and result["usd"] == pytest.approx(2 * spent)
 
 
+@pytest.fixture(params=[signal.default_int_handler, signal.SIG_IGN], ids=["terminal", "background"])
+def sigint(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """How a process takes SIGINT when it starts: a shell has it ignored in what it runs in the background."""
+    before = signal.signal(signal.SIGINT, request.param)
+    yield request.param
+    assert signal.signal(signal.SIGINT, before) is request.param
+
+
+@pytest.mark.usefixtures("sigint")
 def test_a_budget_in_minutes_stops_a_command_under_way_and_counts_what_went_before(tmp_path: Path) -> None:
     class Slow(Wheel):
         def __call__(self, words: Sequence[str]) -> int | None:

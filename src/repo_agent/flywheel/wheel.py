@@ -157,6 +157,9 @@ class _Wheel:
             over.set()
             signal.pthread_kill(main, signal.SIGINT)
 
+        ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # of what a shell runs in the background
+        if ignored:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         timer = threading.Timer(left, stop)
         timer.daemon = True
         timer.start()
@@ -168,6 +171,8 @@ class _Wheel:
             raise spent from None
         finally:
             timer.cancel()
+            if ignored:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 _LEAST = 1.0
