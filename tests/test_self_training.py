@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from placebo import swap_targets
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 SMALL = """
 out = "{out}"
 suite = "micro=0"
