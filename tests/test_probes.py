@@ -190,6 +190,10 @@ def test_a_model_that_always_calls_is_better_and_forgets(tmp_path: Path, capsys:
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count('class="warning">-100.0 points') == 3 and "Prompts that only base answers well" in page
     assert "Forgets: tuned answers fewer" in page and "What is the capital of France" in page
+    first, *lines = (runs[0] / PROBES).read_text().splitlines()
+    (runs[0] / PROBES).write_text("\n".join([first, *reversed(lines)]) + "\n")
+    assert compare_runs(runs).to_json()["forgetting"] == data["forgetting"]
+    assert compare(runs, tmp_path / "again") and (tmp_path / "again" / "report.html").read_text().count("France")
 
 
 def test_a_model_against_itself_differs_by_nothing(tmp_path: Path, tiny_base: Path) -> None:

@@ -63,7 +63,13 @@ METRICS: Mapping[str, str] = {
 def read_answers(run: Path) -> Answers | None:
     """The answers in a run's folder; None where there are none. Raises UserError for a file that is damaged."""
     path = run / PROBES
-    return Answers(*_read(path)) if path.is_file() else None
+    if not path.is_file():
+        return None
+    settings, rows = _read(path)
+    # They stand in the file as they came in, and a comparison must not depend on that.
+    places = {(probe.group, probe.id): place for place, probe in enumerate(all_probes())}
+    last = len(places)
+    return Answers(settings, tuple(sorted(rows, key=lambda row: places.get((row["group"], row["id"]), last))))
 
 
 def _read(path: Path) -> tuple[dict[str, Any], tuple[dict[str, Any], ...]]:
