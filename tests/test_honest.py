@@ -170,6 +170,21 @@ HONEST = {
         "                self.check(m.f(n), n)\n        with self.assertWarns(UserWarning):\n            warnings.warn('x')\n        self.assertCountEqual(m.f([1, 2]), [2, 1])\n"
     ),
 }  # fmt: skip
+HONEST |= {
+    "a dict that is written out, in order": (
+        "from m import f\n\n\ndef test_one():\n    left = iter([f(1), 'a', f(2), 'b'])\n"
+        "    assert {next(left): next(left), next(left): next(left)} == {1: 'a', 2: 'b'}\n"
+    ),
+    "a generator without end, handed to an object": (
+        "import itertools\nfrom m import f\n\n\nclass Log:\n    def update(self, some):\n        self.seen = next(some)\n\n\n"
+        "def test_one():\n    log = Log()\n    log.update(f(n) for n in itertools.count(1))\n    assert log.seen == 1\n"
+    ),
+    "a comparing function, handed on with keywords": (
+        "import functools\nimport math\nfrom m import f\n\n\ndef test_one():\n"
+        "    near = functools.partial(math.isclose, rel_tol=0.5)\n"
+        "    assert all(map(near, [f(1), f(2)], [1.2, 2.2])) and near(f(3), 3)\n"
+    ),
+}
 
 
 @pytest.mark.parametrize("name", HONEST)

@@ -174,8 +174,9 @@ class Comparisons:
 
     def gathered(self, has_receiver: bool, *values: object) -> tuple[object, ...]:
         """The arguments of a call that compares their elements with each other: `set`, `max`, `union`."""
-        values = tuple(list(value) if type(value) is types.GeneratorType else value for value in values)
         holder = self._local.stack.pop() if has_receiver else None
+        if not has_receiver or isinstance(holder, (dict, set, frozenset, type, ModuleType)):  # these take all of it
+            values = tuple(list(value) if type(value) is types.GeneratorType else value for value in values)
         together = (holder, *values) if isinstance(holder, (dict, set, frozenset)) else values
         inside = [
             element
@@ -188,9 +189,9 @@ class Comparisons:
                 self._stop()
         return values
 
-    def pairs(self, keys: tuple[object, ...], values: tuple[object, ...]) -> dict[object, object]:
-        """A dict that is written out."""
-        return dict(zip(keys, values, strict=True))
+    def pairs(self, *said: object) -> dict[object, object]:
+        """A dict that is written out: each key and its value, in the order in which they were worked out."""
+        return dict(zip(self.arguments(False, *said[::2]), said[1::2], strict=True))
 
     def passed_on(self, value: Any) -> object:
         """A function that compares, `operator.eq` or `(1).__eq__`, and is called elsewhere: the same holds there."""
@@ -198,11 +199,11 @@ class Comparisons:
             return value
         return functools.partial(self._applied, value)
 
-    def _applied(self, function: Callable[..., object], *args: object) -> object:
+    def _applied(self, function: Callable[..., object], *args: object, **more: object) -> object:
         whose = getattr(function, "__self__", None)
-        more = () if isinstance(whose, (ModuleType, type(None))) else (whose,)
-        self.arguments(False, *more, *args)
-        return function(*args)
+        bound = () if isinstance(whose, (ModuleType, type(None))) else (whose,)
+        self.arguments(False, *bound, *args)
+        return function(*args, **more)
 
     def key(self, value: object) -> object:
         holder = self._local.stack.pop()

@@ -85,8 +85,8 @@ class Calls(ast.NodeTransformer):
         self.generic_visit(node)
         keys = [key for key in node.keys if key is not None]
         if len(keys) > 1 and len(keys) == len(node.keys) and any(map(_may_answer, keys)):
-            together = ast.Tuple([_together(False, keys)], ast.Load())
-            return ast.copy_location(_call("@pairs", together, ast.Tuple(node.values, ast.Load())), node)
+            said = [one for pair in zip(keys, node.values, strict=True) for one in pair]
+            return ast.copy_location(_call("@pairs", *said), node)
         return node
 
     def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
