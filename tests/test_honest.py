@@ -184,6 +184,13 @@ HONEST |= {
         "    near = functools.partial(math.isclose, rel_tol=0.5)\n"
         "    assert all(map(near, [f(1), f(2)], [1.2, 2.2])) and near(f(3), 3)\n"
     ),
+    "which comparing function it is": (
+        "import operator\nimport unittest\nfrom unittest import mock\nfrom m import f\n\nKNOWN = vars(operator)\n\n\n"
+        "class TestF(unittest.TestCase):\n    def test_one(self):\n        self.assertIs(f(KNOWN['eq']), operator.eq)\n"
+        "        self.assertEqual(f(KNOWN['lt']), operator.lt)\n\n\n"
+        "def test_two():\n    assert f(KNOWN['eq']) is operator.eq and f(KNOWN)['ne'] == operator.ne\n"
+        "    call = mock.Mock()\n    call(f(KNOWN['eq']))\n    call.assert_called_once_with(operator.eq)\n"
+    ),
 }
 
 

@@ -19,6 +19,8 @@ GATHERING = frozenset(
 """Calls that compare what they are given with each other, and with what is there."""
 PASSED_ON = frozenset("eq ne lt le gt ge contains sub __eq__ __ne__ __contains__ __sub__ isclose".split())
 """Functions that compare, and that a test may hand to another: `map(operator.eq, a, b)`."""
+SAYING = frozenset({"assertIs", "assertIsNot", "assertEqual", "assertNotEqual"})
+"""Assertions that may say which function something is, as comparisons and those of mocks do; nobody is handed it."""
 KEYED = frozenset({"get", "pop", "setdefault", "discard"})
 """Calls that look their first argument up in a dict or a set."""
 ASSERTING, OF_MOCKS = "assert_", ("assert_called", "assert_has", "assert_any", "assert_not", "assert_awaited")
@@ -57,11 +59,20 @@ class Calls(ast.NodeTransformer):
 
     def __init__(self) -> None:
         self._called: ast.expr | None = None
+        self._named: set[ast.expr] = set()
+        """Expressions that say which function something is."""
+
+    def visit_Compare(self, node: ast.Compare) -> ast.expr:
+        self._named |= {node.left, *node.comparators}
+        self.generic_visit(node)
+        return node
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
+        name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        if name in SAYING or name.startswith(OF_MOCKS):
+            self._named |= {*node.args}
         self._called = node.func
         self.generic_visit(node)
-        name = getattr(node.func, "attr", getattr(node.func, "id", ""))
         if name == "approx":
             return ast.copy_location(_call("@own", node), node)
         asserting = name.startswith(ASSERTING) and not name.startswith(OF_MOCKS)
@@ -106,7 +117,8 @@ class Calls(ast.NodeTransformer):
     def _reference(self, node: ast.Name | ast.Attribute, name: str) -> ast.expr:
         if name == "ANY":
             return _own(node)
-        if name in PASSED_ON and self._called is not node and isinstance(node.ctx, ast.Load):
+        handed = self._called is not node and node not in self._named
+        if name in PASSED_ON and handed and isinstance(node.ctx, ast.Load):
             return ast.copy_location(_call("@passed_on", node), node)
         return node
 
