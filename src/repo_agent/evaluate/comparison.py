@@ -14,7 +14,7 @@ from repo_agent.evaluate.arms import Arm
 from repo_agent.evaluate.comparable import load_arms
 from repo_agent.evaluate.forgetting import Forgetting, forgetting
 from repo_agent.evaluate.pairs import Pair, compare_on
-from repo_agent.evaluate.verdict import DECIDING, VALIDITY, WORSE, Decision, decide
+from repo_agent.evaluate.verdict import BETTER_LABELS, DECIDING, VALIDITY, WORSE, Decision, decide
 from repo_agent.models.resolve import parts
 from repo_agent.tools.verdict import LADDER
 
@@ -124,7 +124,7 @@ def compare_runs(run_dirs: Sequence[Path]) -> Comparison:
     pairs = tuple(pair for of_two in compared.values() for pair in of_two.values())
     probed = forgetting(arms, reference, tuned)
     verdict = decide(reference, tuned, compared.get((reference.name, tuned.name)))
-    if verdict.label.startswith("better"):
+    if verdict.label in BETTER_LABELS:
         verdict = replace(verdict, forgot=probed.qualifier)
     cheapest, why = _cheapest(arms, tuned) if verdict.concluded else (None, "")
     return Comparison(arms, reference, tuned, pairs, verdict, cheapest, why, probed)

@@ -12,6 +12,7 @@ from itertools import combinations
 from typing import Any
 
 from repo_agent.evaluate import stats
+from repo_agent.evaluate.advice import p_text, percent, points
 from repo_agent.evaluate.arms import Arm, shown
 from repo_agent.evaluate.metrics import mean
 from repo_agent.evaluate.pairs import Pair
@@ -85,8 +86,7 @@ class Forgetting:
         interval = interval_text(pair)
         spread = f"95% interval {interval}" if interval else "no 95% interval"
         size = f"{len(pair.values)} {'texts' if metric == NATS else 'prompts'}"
-        p = self.adjusted[metric]
-        sure = f"{'p < 0.0001' if p < 0.0001 else f'p = {p:.4f}'} with Holm's correction"
+        sure = f"{p_text(self.adjusted[metric])} with Holm's correction"
         return f"{pair.b} {_WORSE[metric]} than {pair.a}: {figures} ({difference_text(pair)}, {spread}; {sure}; {size})"
 
     def to_json(self) -> dict[str, Any] | None:
@@ -178,12 +178,13 @@ def _turned(pair: Pair, later: str) -> Pair:
 
 def holm(found: Mapping[str, float]) -> dict[str, float]:
     """Each p adjusted by Holm's method, all with the same weight."""
-    adjusted: dict[str, float] = {}
-    least = 0.0
-    for place, metric in enumerate(sorted(found, key=lambda metric: found[metric])):
-        least = max(least, min(1.0, (len(found) - place) * found[metric]))
-        adjusted[metric] = least
-    return adjusted
+    from statsmodels.stats.multitest import multipletests
+
+    return (
+        dict(zip(found, map(float, multipletests(list(found.values()), method="holm")[1]), strict=True))
+        if found
+        else {}
+    )
 
 
 def _is_worse(pair: Pair) -> bool:
@@ -193,16 +194,14 @@ def _is_worse(pair: Pair) -> bool:
 
 def figure_text(metric: str, value: float | None) -> str:
     """A share as a percentage, nats as they are; an em dash for what was not measured."""
-    if value is None:
-        return "—"
-    return f"{value:.3f}" if metric == NATS else f"{100 * value:.1f}%"
+    return f"{value:.3f}" if metric == NATS and value is not None else percent(value)
 
 
 def difference_text(pair: Pair) -> str:
     """`-82.5 points`, `+0.310 nats`; an em dash for what was not measured."""
     if pair.difference is None:
         return "—"
-    return f"{pair.difference:+.3f} nats" if pair.metric == NATS else f"{100 * pair.difference:+.1f} points"
+    return f"{pair.difference:+.3f} nats" if pair.metric == NATS else points(pair.difference, sign=True)
 
 
 def interval_text(pair: Pair) -> str:

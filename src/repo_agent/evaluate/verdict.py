@@ -54,6 +54,7 @@ TITLES: Mapping[str, str] = {
     "unfinished": "Unfinished",
     "not_measured": "Not measured",
 }
+BETTER_LABELS = frozenset(label for label in TITLES if label.startswith(BETTER))
 """Label → how people read it. The last three come before the table; see `decide`."""
 CONCLUSIONS = frozenset((*TABLE.values(), *ALONE.values()))
 

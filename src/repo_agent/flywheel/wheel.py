@@ -12,6 +12,7 @@ from typing import Any
 
 from repo_agent.errors import NothingLeft, Stopped, UserError
 from repo_agent.evaluate.arms import load_arm
+from repo_agent.evaluate.verdict import BETTER_LABELS
 from repo_agent.flywheel.chain import RESUME, Chain, Run, Say, is_done
 from repo_agent.flywheel.plan import Plan, refuse
 from repo_agent.flywheel.stages import (
@@ -28,7 +29,6 @@ from repo_agent.flywheel.stages import (
 from repo_agent.report.rounds import Point, write_rounds
 from repo_agent.traces.store import RunDir
 
-BETTER = frozenset({"better", "better_validity", "better_pass_rate", "better_alone"})
 Check = Callable[[Sequence[str]], str]
 """What is wrong with a command's words; "" where nothing is."""
 
@@ -112,7 +112,7 @@ class _Wheel:
 
     def _enough(self, name: str, verdict: dict[str, Any]) -> str:
         """Why the flywheel ends after this verdict, "" where it does not."""
-        if self.plan.stop_unless_better and verdict["label"] not in BETTER:
+        if self.plan.stop_unless_better and verdict["label"] not in BETTER_LABELS:
             return f"round {name} is not shown to be better: {verdict['title']}"
         reached, target = self._point(name).validity, self.plan.target_validity
         if target is not None and reached is not None and reached >= target:
