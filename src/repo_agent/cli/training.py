@@ -140,16 +140,11 @@ def train(
 
     repo-agent train pairs/first --method dpo --adapter adapters/first --out adapters/second
     """
-    given = {name: value for name, value in locals().items() if name not in _NO_SETTINGS}
+    options = dict(locals())
     from repo_agent.cli.probe import replay
     from repo_agent.train.backends import backend_named
-    from repo_agent.train.config import make_config
 
-    if adapter is not None and base is None and config is None:
-        from repo_agent.train.record import read_record
-
-        given["base"] = str(Path(read_record(Path(adapter)).base).expanduser())
-    train_on, settings = backend_named(backend), make_config(given, config)
+    train_on, settings = backend_named(backend), settings_of(options)
     if dry_run:
         from repo_agent.train.plan import plan
         from repo_agent.train.prepare import prepare
@@ -176,6 +171,10 @@ def settings_of(options: Mapping[str, Any]) -> Any:
     from repo_agent.train.config import make_config
 
     given = {name: value for name, value in options.items() if name not in _NO_SETTINGS and value != ()}
+    if options["adapter"] is not None and options["base"] is None and options["config"] is None:
+        from repo_agent.train.record import read_record
+
+        given["base"] = str(Path(read_record(Path(options["adapter"])).base).expanduser())
     return make_config(given, options["config"])
 
 
