@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from test_train import CONTRACT, one_thread, trajectory, write_dataset
-from test_training_run import SCRIPT, in_a_process
+from test_training_run import in_a_process, in_two_processes
 
 from repo_agent.chat.render import Renderer
 from repo_agent.chat.tokenizer import load_tokenizer
@@ -239,12 +237,6 @@ def test_killed_preferences_resume_with_the_same_losses_and_weights(
 def test_two_processes_have_the_preferences_of_one(pairs: Path, sft: Path, tiny_base: Path, tmp_path: Path) -> None:
     settings = config(tiny_base, sft, epochs=1, rank=8)
     one = train(pairs, tmp_path / "one", settings)
-    script = tmp_path / "go.py"
-    script.write_text(SCRIPT)
-    words = [str(pairs), str(tmp_path / "two"), settings.model_dump_json(), "0", "no"]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run([*launch, str(script), *words], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    two = read_record(tmp_path / "two")
+    two = in_two_processes(pairs, tmp_path / "two", settings)
     assert [step.loss for step in two.losses] == pytest.approx([step.loss for step in one.losses], rel=1e-5)
     assert [e.preference_loss for e in two.evals] == pytest.approx([e.preference_loss for e in one.evals], rel=1e-5)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from repo_agent.chat.render import Renderer
 from repo_agent.chat.tokens import Tokens
 from repo_agent.data.pair_set import PairSet
+from repo_agent.data.tokens import Rows
 from repo_agent.errors import UserError
 
 
@@ -29,28 +28,13 @@ class TokenPair(NamedTuple):
         return self.chosen.trained + self.rejected.trained
 
 
-@dataclass
-class PairRows:
-    """A folder's pairs for one tokenizer."""
-
-    rows: list[TokenPair] = field(default_factory=list)
-    tasks: list[tuple[str, str]] = field(default_factory=list)
-    """Of each pair its task, and the task's group."""
-    too_long: int = 0
-    """Pairs that were dropped whole: one that is cut says that a turn ended where it did not."""
-    lost: Counter[str] = field(default_factory=Counter)
-    """Trained tokens of the pairs that were dropped."""
-    prompts: dict[str, int] = field(default_factory=dict)
-    """Prompts against those that ran, as `pairs` has counted them."""
-
-
-def pair_rows(made: PairSet, renderer: Renderer, most: int | None) -> PairRows:
+def pair_rows(made: PairSet, renderer: Renderer, most: int | None) -> Rows[TokenPair]:
     """Raises UserError where `pairs` compared the prompts with another tokenizer, whose pairs these are."""
     compared = made.record["tokenizer"]["fingerprint"]
     if compared != renderer.fingerprint():
         what = f"were made with another tokenizer or chat template ({compared}, the base has {renderer.fingerprint()})"
         raise UserError(what, str(made.path), "Make them again: repo-agent pairs … --tokenizer BASE")
-    found = PairRows(prompts=dict(made.record["counts"]["prompts"]))
+    found = Rows[TokenPair](prompts=dict(made.record["counts"]["prompts"]))
     for row in made.pairs():
         at = len(row.context)
         pair = TokenPair(*(renderer.rows([*row.context, said], [at])[0] for said in (row.chosen, row.rejected)))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from repo_agent.chat.base import base_hash
 from repo_agent.chat.render import Renderer
@@ -19,7 +18,7 @@ from repo_agent.data.dataset import Dataset, read_dataset
 from repo_agent.data.pair_set import RECORD as PAIRS_RECORD
 from repo_agent.data.pair_set import PairSet, read_pairs
 from repo_agent.data.pair_tokens import TokenPair, pair_rows
-from repo_agent.data.tokens import training_rows
+from repo_agent.data.tokens import Rows, training_rows
 from repo_agent.data.trajectories import NextTurn
 from repo_agent.errors import UserError
 from repo_agent.messages import Message, digest, tilde
@@ -30,18 +29,6 @@ from repo_agent.train.sizes import check_target, parameters_of
 from repo_agent.train.start import Start, begun, start_of
 
 R = TypeVar("R", bound=Row)
-
-
-class Rows(Protocol[R]):
-    """What was made of some data for one tokenizer: see `TrainingRows` and `PairRows`."""
-
-    rows: list[R]
-    tasks: list[tuple[str, str]]
-    too_long: int
-    lost: Counter[str]
-
-    @property
-    def prompts(self) -> dict[str, int]: ...
 
 
 @dataclass(frozen=True)
@@ -135,8 +122,10 @@ class PreparedPairs(Prepared[TokenPair]):
     def held_turns(self) -> Iterator[NextTurn]:
         seen: set[str] = set()
         for pair in self.dataset.pairs():
+            if pair.record["group"] not in self.held_groups:
+                continue
             context = digest([message.to_dict() for message in pair.context])
-            if pair.record["group"] in self.held_groups and context not in seen:
+            if context not in seen:
                 seen.add(context)
                 yield NextTurn(pair.context, self.dataset.contract)
 
