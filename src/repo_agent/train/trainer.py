@@ -70,9 +70,9 @@ def make_trainer(
 
 
 def _trainer_class(method: str) -> Any:
-    from trl import DPOTrainer, SFTTrainer
+    import trl
 
-    parent: Any = {"sft": SFTTrainer, "dpo": DPOTrainer}[method]
+    parent: Any = getattr(trl, {"sft": "SFTTrainer", "dpo": "DPOTrainer"}[method])  # either takes a while to load
 
     class StepTrainer(parent):  # type: ignore[misc]
         def __init__(self, passes: Passes[Any], measure: Measure | None, **more: Any) -> None:
@@ -117,15 +117,15 @@ def _trainer_class(method: str) -> Any:
 def _arguments(model: Any, config: TrainConfig, passes: Passes[Any], folder: Path, again: bool) -> Any:
     """TRL's configuration: one item of the dataset is one optimizer step."""
     import torch
-    from trl import DPOConfig, SFTConfig
+    import trl
 
     steps = len(passes.steps)
-    kinds: dict[str, tuple[Any, dict[str, Any]]] = {
-        "sft": (SFTConfig, {"packing": False}),
-        "dpo": (DPOConfig, {"beta": config.beta, "loss_type": ["sigmoid"]}),
+    kinds: dict[str, tuple[str, dict[str, Any]]] = {
+        "sft": ("SFTConfig", {"packing": False}),
+        "dpo": ("DPOConfig", {"beta": config.beta, "loss_type": ["sigmoid"]}),
     }
     kind, own = kinds[config.method]
-    made = kind(
+    made = getattr(trl, kind)(
         output_dir=str(folder),
         max_length=None,
         remove_unused_columns=False,
