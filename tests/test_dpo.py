@@ -172,6 +172,11 @@ def test_long_pairs_are_dropped_whole_and_counted(pairs: Path, sft: Path, tiny_b
         prepare(pairs, config(tiny_base, sft, max_length=5))
 
 
+def test_a_folder_without_a_pair_says_so(sft: Path, tiny_base: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds nothing to train on"):
+        prepare(write_pairs(tmp_path / "empty", tiny_base, tasks=0), config(tiny_base, sft))
+
+
 def test_what_does_not_fit_together_is_refused_before_training(
     pairs: Path, dataset: Path, sft: Path, tiny_base: Path, tmp_path: Path
 ) -> None:

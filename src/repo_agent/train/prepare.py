@@ -152,6 +152,8 @@ def prepare(folder: Path, config: TrainConfig) -> Prepared[Any]:
         if isinstance(data, Dataset)
         else pair_rows(data, renderer, config.max_length)
     )
+    if not made.rows and not made.too_long:
+        raise UserError("holds nothing to train on", str(folder), "Make it again")
     if not made.rows:
         raise UserError(f"all {made.too_long} rows are too long", str(folder), "Raise --max-length")
     start = start_of(config, data.record["contract"], {task for task, _ in made.tasks})
