@@ -177,6 +177,7 @@ def test_a_model_that_always_calls_is_better_and_forgets(tmp_path: Path, capsys:
         "Forgets: tuned answers fewer prompts without a call where it has tools than base: 0.0% against 100.0% "
         "(-100.0 points, 95% interval -100.0 to -100.0; p = 0.0002 with Holm's correction; 40 prompts)."
     )
+    assert found.step.text.startswith("tuned answers fewer no-call prompts, chats worse: where your agent meets such")
     data = found.to_json()
     assert data["verdict"]["title"] == title and data["verdict"]["label"] == "better_validity"
     assert data["forgetting"]["arms"]["tuned"] == {

@@ -47,8 +47,18 @@ def next_step(verdict: Decision, reference: Arm, tuned: Arm, arms: Sequence[Arm]
         "inconclusive_alone": _after_inconclusive,
         "worse_alone": _after_worse,
     }
-    text = steps[verdict.label](verdict, reference, tuned)
+    text = _weigh(verdict, tuned) + steps[verdict.label](verdict, reference, tuned)
     return Step(text, preference_commands(tuned) if _DPO in text or _PAIRS in text else ())
+
+
+def _weigh(verdict: Decision, tuned: Arm) -> str:
+    """What to do about the price of a better adapter, before what comes next."""
+    if not verdict.forgot:
+        return ""
+    return (
+        f"{tuned.name} {verdict.forgot}: where your agent meets such prompts, train with a lower learning rate or fewer "
+        "epochs, and compare again. Where it does not: "
+    )
 
 
 def _after_better_validity(_: Decision, __: Arm, tuned: Arm) -> str:
