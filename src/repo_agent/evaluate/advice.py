@@ -56,7 +56,7 @@ def _weigh(verdict: Decision, tuned: Arm) -> str:
     if not verdict.forgot:
         return ""
     return (
-        f"{tuned.name} {verdict.forgot}: where your agent meets such prompts, train with a lower learning rate or fewer "
+        f"{tuned.name} {verdict.forgot}: where your agent meets such prompts, train with a lower rate or fewer "
         "epochs, and compare again. Where it does not: "
     )
 
