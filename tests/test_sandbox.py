@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
 import time
 import venv
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -308,6 +311,44 @@ def test_a_command_that_is_not_there_or_lasts(layer):
     assert "nothing-such" in judge(GOOD, replace(JOB, command=("nothing-such",)), layer).output
     job = replace(JOB, command=("sh", "-c", "sleep 60 & sleep 60"), bounds=Bounds(wall_seconds=1.0))
     assert judge(GOOD, job, layer).output == "took longer than 1 s"
+    assert leftovers() == []
+
+
+@contextlib.contextmanager
+def one_processor(others: int) -> Iterator[None]:
+    """This process and what it starts on one processor, beside so many programs that never wait."""
+    allowed = os.sched_getaffinity(0)
+    for thread in os.listdir("/proc/self/task"):
+        os.sched_setaffinity(int(thread), {min(allowed)})
+    spin = [sys.executable, "-c", "while True: pass"]
+    busy = [subprocess.Popen(spin, start_new_session=True) for _ in range(others)]
+    try:
+        yield
+    finally:
+        for one in busy:
+            one.kill()
+            one.wait()
+        for thread in os.listdir("/proc/self/task"):
+            os.sched_setaffinity(int(thread), allowed)
+
+
+def test_the_wall_stands_still_while_other_programs_have_the_processor(layer):
+    """A second of work against seven others takes some eight."""
+    work = "import time\nwhile time.process_time() < 1: pass\n"
+    job = replace(JOB, command=("python", "-c", work), bounds=Bounds(wall_seconds=3.0))
+    with one_processor(7):
+        began = time.monotonic()
+        assert judge(GOOD, job, layer).outcome == "passed"
+        assert time.monotonic() - began > 3
+
+
+def test_what_a_run_takes_from_itself_does_not_extend_its_wall(layer):
+    spin = "import os\nfor _ in range(3): os.fork()\nwhile True: pass\n"
+    job = replace(JOB, command=("python", "-c", spin), bounds=Bounds(wall_seconds=2.0))
+    with one_processor(0):
+        began = time.monotonic()
+        assert judge(GOOD, job, layer).outcome == "timed_out"
+        assert time.monotonic() - began < 8
     assert leftovers() == []
 
 

@@ -27,6 +27,8 @@ ENDING_SECONDS = 5.0
 RESULT_BYTES = 16 * 2**20
 KEPT_BYTES = 32 * 2**10
 """Of the output: so much of its head, and of its tail."""
+PATIENCE = 10
+"""A run that other programs starve may last so many times its wall clock; see `Watch.starved`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +129,16 @@ class _Run:
 
     def wait(self, cancel: threading.Event) -> None:
         """Until the process ends by itself, a limit is reached or `cancel` is set."""
-        deadline = time.monotonic() + self._bounds.wall_seconds
+        wall, began = self._bounds.wall_seconds, time.monotonic()
+        deadline = began + wall
         with _process_handle(self._process.pid) as handle:
             if handle is not None:
                 self._selector.register(handle, selectors.EVENT_READ)
             looked = time.monotonic()
             while self._process.poll() is None and not self._over and not cancel.is_set():
                 self._read(min(TICK, max(0.0, deadline - time.monotonic())))
+                if time.monotonic() >= deadline:
+                    deadline = began + min(wall + self._watch.starved(), PATIENCE * wall)
                 if time.monotonic() >= deadline:
                     self._over = "wall"
                 elif time.monotonic() - looked >= TICK:

@@ -1,4 +1,5 @@
-"""Limits of a whole run, measured from outside: memory of all processes together, their number, what they wrote.
+"""Limits of a whole run, measured from outside: memory of all processes together, their number, what they wrote, and
+how long they waited for a processor.
 
 Memory is the proportional share of every resident page, shared ones too (a quick sum first, which counts such a page
 once for each process), and what the kernel may hold for sockets and pipes. On disk it is the blocks of every file below
@@ -16,7 +17,7 @@ from pathlib import Path
 from repo_agent.sandbox.child.reap import descendants
 from repo_agent.sandbox.isolate import Plan
 
-PAGE = os.sysconf("SC_PAGE_SIZE")
+PAGE, CLOCK = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_CLK_TCK")
 RARELY = 5
 """Files are counted at every so many looks."""
 MOST_DEPTH = 128
@@ -62,6 +63,12 @@ class Watch:
         if self._plan.inner:
             return self._in_memory(pids)
         return self._on_disk(pids) if self._looks % RARELY == 0 else ""
+
+    def starved(self) -> float:
+        """Seconds in which a process of the tree was ready to run while other programs had the processors: the longest
+        that one has waited, less what the whole tree has run, since its own processes wait for each other too."""
+        pids = descendants(self._root)
+        return max(0.0, max(map(_waited, pids), default=0.0) - sum(map(_ran, [self._root, *pids])))
 
     def _in_memory(self, pids: list[int]) -> str:
         """Count the inodes of the sandbox's own file systems; their bytes are bounded by their size.
@@ -129,6 +136,24 @@ def _resident(pid: int) -> int:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
     except (OSError, ValueError, IndexError):
         return 0
+
+
+def _waited(pid: int) -> float:
+    """Seconds that a process has waited for a processor; 0 once it has ended, and where the kernel does not tell
+    (https://docs.kernel.org/scheduler/sched-stats.html)."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
+
+
+def _ran(pid: int) -> float:
+    """Processor seconds of a process, with those of its children that have ended; 0 once it has ended."""
+    try:
+        after_name = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        return sum(map(int, after_name[11:15])) / CLOCK
+    except (OSError, ValueError):
+        return 0.0
 
 
 def _share(pid: int) -> int:
