@@ -23,6 +23,7 @@ from pathlib import Path
 from repo_agent.sandbox.grade import grade_now
 from repo_agent.sandbox.isolate import Isolation
 from repo_agent.sandbox.job import TestJob
+from repo_agent.sandbox.supervise import PATIENCE
 from repo_agent.sandbox.watch import Bounds
 from repo_agent.sandbox.workspace import Workspace
 
@@ -504,7 +505,7 @@ def attacked(name: str, layer: Isolation) -> Finding:
     faults += [f"the machine stood still for {pulse.gap:.1f} s"] if pulse.gap > 20 else []
     faults += [f"{pulse.taken() / 2**30:.1f} GiB of memory taken"] if pulse.taken() > 3 * 2**30 else []
     faults += ["the disk filled"] if disk - shutil.disk_usage("/tmp").free > 2**30 else []
-    faults += [f"took {seconds:.0f} s"] if seconds > BOUNDS.wall_seconds + 30 else []
+    faults += [f"took {seconds:.0f} s"] if seconds > PATIENCE * BOUNDS.wall_seconds + 30 else []
     for pid in left:
         with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGKILL)

@@ -342,6 +342,17 @@ def test_the_wall_stands_still_while_other_programs_have_the_processor(layer):
         assert time.monotonic() - began > 3
 
 
+@pytest.mark.parametrize(("work", "code"), [("while time.process_time() < 0.5: pass", 0), ("time.sleep(60)", 3)])
+def test_so_does_the_clock_of_one_test(work: str, code: int) -> None:
+    """Half a second of work against seven others takes some four; the clock gives it 2.4."""
+    arm = "from repo_agent.sandbox.child.session import Clock\nClock(lambda *_: os._exit(3)).arm(0.6)\n"
+    with one_processor(7):
+        ended = subprocess.run(
+            [sys.executable, "-c", f"import os, time\n{arm}{work}"], timeout=60, start_new_session=True, check=False
+        )
+    assert ended.returncode == code
+
+
 def test_what_a_run_takes_from_itself_does_not_extend_its_wall(layer):
     spin = "import os\nfor _ in range(3): os.fork()\nwhile True: pass\n"
     job = replace(JOB, command=("python", "-c", spin), bounds=Bounds(wall_seconds=2.0))
