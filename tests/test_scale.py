@@ -25,6 +25,7 @@ from repo_agent.errors import Stopped, UserError
 from repo_agent.messages import Message, ToolCall, Usage
 from repo_agent.models import Completion, Request, Sampling
 from repo_agent.models.prices import TABLE, Prices, find_prices
+from repo_agent.models.retry import Patience, Transient, persistently
 from repo_agent.rollout.meter import Budget, Meter, Metered
 from repo_agent.tools import searchers
 from repo_agent.tools.files import default_registry
@@ -151,6 +152,30 @@ def test_the_line_says_how_it_goes() -> None:
     quiet.start(1, 0, {}, meter)
     quiet.close()
     assert out.getvalue() == shown
+
+
+def test_the_line_says_what_is_waited_for() -> None:
+    """A server that answers the second time."""
+    out = io.StringIO()
+    progress = Progress(Console(file=out, width=20), "run")
+    progress.start(2, 0, {}, Meter())
+    shown: list[str] = []
+
+    async def attempt() -> None:
+        shown.append(progress.line())
+        if len(shown) == 1:
+            raise Transient("no answer")
+
+    asyncio.run(persistently(attempt, Patience(first_wait=0.01), "m"))
+    assert shown == ["run: 0/2  0 tokens", "run: 0/2  0 tokens  waiting: m: no answer; try 2 of 8 in 0 s"]
+    assert out.getvalue() == f"{shown[1]}\n"
+    counts = {"prompt_tokens": 1, "completion_tokens": 1, "seconds": 1.0}
+    progress.event(events.LlmAction(turn_class="ok", text="", finish_reason="stop", lenient_ok=True, **counts))
+    assert "waiting" not in progress.line()
+    progress.close()
+    shown.clear()
+    asyncio.run(persistently(attempt, Patience(first_wait=0.01), "m"))
+    assert "waiting" not in progress.line()
 
 
 def test_open_files_are_allowed_or_refused() -> None:

@@ -3,9 +3,10 @@ then."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from rich.console import Console
 from rich.live import Live
@@ -13,6 +14,7 @@ from rich.markup import escape
 from rich.status import Status
 from rich.text import Text
 
+from repo_agent.models import retry
 from repo_agent.rollout.meter import Meter
 from repo_agent.rollout.runner import Watch
 from repo_agent.tools.verdict import UNSCORED
@@ -24,7 +26,8 @@ STOPPING = "stopping: replies under way are waited for, finished rollouts are ke
 
 
 class Progress(Watch):
-    """Shows rollouts done, the rate, validity, tokens, cost and the time left. Nothing before the run starts."""
+    """Shows rollouts done, the rate, validity, tokens, cost and the time left, and what keeps a server from answering.
+    Nothing before the run starts."""
 
     def __init__(self, console: Console, label: str) -> None:
         self._console, self._label = console, label
@@ -33,13 +36,16 @@ class Progress(Watch):
         self._turns: Counter[str] = Counter()
         self._ended: Counter[str] = Counter()
         self._meter: Meter | None = None
-        self.last_error = ""
+        self.last_error = self._trouble = ""
+        self._waits = _Told(self._wait)
         self._began = self._printed = time.monotonic()
 
     def start(self, total: int, done: int, turns: Mapping[str, int], meter: Meter) -> None:
         self._total, self._before, self._meter = total, done, meter
         self._turns.update(turns)
         self._began = self._printed = time.monotonic()
+        retry.log.addHandler(self._waits)
+        retry.log.setLevel(logging.INFO)
         if self._console.is_terminal and not self._console.quiet:
             live = Live(console=self._console, get_renderable=lambda: Text(self.line()), refresh_per_second=4)
             live.start()
@@ -48,6 +54,7 @@ class Progress(Watch):
     def event(self, event: events.Event) -> None:
         if isinstance(event, events.LlmAction):
             self._turns[event.turn_class] += 1
+            self._trouble = ""
             if time.monotonic() - self._printed >= PLAIN_SECONDS:
                 self._print()
 
@@ -63,6 +70,7 @@ class Progress(Watch):
 
     def close(self) -> None:
         """Leave the last line standing."""
+        retry.log.removeHandler(self._waits)
         if self._live:
             self._live.stop()
         elif self._meter and self._total:
@@ -84,12 +92,31 @@ class Progress(Watch):
             parts.append(f"${self._meter.usd:.4g}")
         if self._done and finished < self._total:
             parts.append(f"ETA {clock((self._total - finished) * seconds / self._done)}")
+        if self._trouble:
+            parts.append(f"waiting: {self._trouble}")
         return "  ".join(parts)
+
+    def _wait(self, trouble: str) -> None:
+        """A request failed and is sent again; at once to be seen, since nothing else moves meanwhile."""
+        first, self._trouble = not self._trouble, trouble
+        if first or time.monotonic() - self._printed >= PLAIN_SECONDS:
+            self._print()
 
     def _print(self) -> None:
         self._printed = time.monotonic()
         if not self._live:
             self._console.print(Text(self.line()), soft_wrap=True)
+
+
+class _Told(logging.Handler):
+    """Hands on what is logged."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        super().__init__(logging.INFO)
+        self._tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._tell(record.getMessage())
 
 
 class Recording:

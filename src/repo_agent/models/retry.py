@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -17,6 +18,8 @@ from typing import TypeVar
 from repo_agent.errors import InfraError
 
 _T = TypeVar("_T")
+log = logging.getLogger(__name__)
+"""Says at level INFO what failed and when it is tried again."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ async def persistently(
         pause = _pause(failure, number, patience)
         if number == patience.tries or time.monotonic() + pause >= end:
             break
+        log.info("%s: %s; try %d of %d in %.0f s", name, failure, number + 1, patience.tries, pause)
         await asyncio.sleep(pause)
     raise InfraError("model", f"{name}: {failure}; gave up after {number} of {patience.tries} tries")
 
