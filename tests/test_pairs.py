@@ -80,6 +80,27 @@ def test_what_is_preferred_comes_from_the_nearest_source(tmp_path: Path, tiny_ba
     assert said <= {(BAD, GREP, "sample"), (BAD, READ, "sample")} and said
 
 
+def test_outcomes_are_compared_where_rollouts_part(tmp_path: Path, tiny_base: Path, play: Any) -> None:
+    """Both list; then the one that passed reads, and the one that failed ends. Broken calls are not looked at."""
+    own, teacher = run_of(tmp_path, "own"), run_of(tmp_path, "teacher")
+    play(own, "a", [LIST, READ, WRITE, FINAL], k=0, passed=True)
+    play(own, "a", [LIST, FINAL], k=1, passed=False)
+    play(own, "a", [GREP, BAD, READ], k=2, passed=False)
+    play(teacher, "a", [LIST, GREP, WRITE, FINAL], k=3, passed=True)
+    for k in range(4, 8):
+        play(own, "a", [call("list_files", rel_dir=".", max_files=k), WRITE, FINAL], k=k, passed=True)
+    said_by(teacher, "oracle", "oracle")
+    made, rows = pairs_of(tmp_path, tiny_base, own, teacher, hows=["passed"])
+    assert [texts(row) for row in rows if len(row.context) > 2] == [(FINAL, READ, "passed")]
+    assert [row.rejected.content for row in rows if len(row.context) == 2] == [GREP]
+    assert {row.record["why"] for row in rows} == {"its rollout failed"}
+    # two turns of k=1, and of k=2 the two that are valid; LIST was said by those that passed, too
+    funnel = {gate: count for gate, count in made["funnel"].items() if count}
+    assert made["candidates"] == 4 and funnel == {"contrast": 1, "no_chosen": 1}
+    both, _ = pairs_of(tmp_path, tiny_base, own, teacher, hows=["corrected", "passed"])
+    assert both["candidates"] == 5 and both["chosen"] == {"passed": 2, "corrected": 1}
+
+
 def test_every_bad_turn_is_a_pair_or_counted_and_every_class_may_be_rejected(
     tmp_path: Path, tiny_base: Path, play: Any
 ) -> None:
@@ -262,7 +283,7 @@ def test_bad_options_say_what_to_do(tmp_path: Path, tiny_base: Path, play: Any) 
     run = run_of(tmp_path, "base")
     play(run, "a", [LIST, FINAL])
     for options, what in (
-        ({"hows": ["teacher"]}, "teacher is none of sample, constrained, corrected, other"),
+        ({"hows": ["teacher"]}, "teacher is none of sample, constrained, corrected, other, passed"),
         ({"exports": ["parquet"]}, "there is no export 'parquet'"),
         ({}, "no pair is left of 0 bad turns"),
     ):

@@ -104,7 +104,9 @@ def pairs(
     tools: Tools = None,
     chosen: Annotated[
         list[str] | None,
-        typer.Option(help="What may be preferred: sample, constrained, corrected, other; all of them. Repeatable."),
+        typer.Option(
+            help="What may be preferred: sample, constrained, corrected, other (all these), passed. Repeatable."
+        ),
     ] = None,
     per_task: Annotated[int, typer.Option(help="Pairs of one task, at most.", min=1)] = 20,
     max_length: Annotated[
@@ -127,6 +129,9 @@ def pairs(
     (sample), one that it said under a grammar (constrained), the call by which its rollout recovered (corrected), or
     another model's turn there (other). More of them: `replay RUNS --split train --samples 4`, or with --constrain, asks
     in the recorded contexts again; give its runs too.
+
+    --chosen passed compares outcomes: a valid turn of a rollout that failed is rejected for what one that passed said
+    in the very same context. For a model that has learned the schema.
 
     repo-agent pairs runs/tuned-train runs/again --export trl --out pairs/first
     """

@@ -17,7 +17,7 @@ from repo_agent.data.dataset import DROPPED, FUNNEL, line_of, record_text, sha25
 from repo_agent.data.export import check_exports
 from repo_agent.data.gates import Funnel, GateContext
 from repo_agent.data.pair_set import EXPORTS, FORMAT, PAIRS, RECORD, PairSet, card, export_pairs
-from repo_agent.data.pairs import HOWS, PAIR_GATES, SAFE, Found, Pair, Said, Wanted, contexts, find_pairs
+from repo_agent.data.pairs import CHOICES, HOWS, PAIR_GATES, SAFE, Found, Pair, Said, Wanted, contexts, find_pairs
 from repo_agent.data.tally import Proof
 from repo_agent.data.texts import Texts
 from repo_agent.data.tokens import refuse_what_differs
@@ -85,10 +85,10 @@ def make_pairs(options: PairOptions, out: Path | None, say: Callable[[str], None
 
 def _check(options: PairOptions) -> None:
     check_exports(options.exports, EXPORTS)
-    odd = [name for name in options.hows if name not in HOWS]
+    odd = [name for name in options.hows if name not in CHOICES]
     if odd or not options.hows:
         raise UserError(
-            f"{', '.join(odd) or 'nothing'} is none of {', '.join(HOWS)}", "--chosen", "Choose some of them"
+            f"{', '.join(odd) or 'nothing'} is none of {', '.join(CHOICES)}", "--chosen", "Choose some of them"
         )
 
 

@@ -8,6 +8,10 @@ among all runs that were given:
     corrected     the call by which the same rollout recovered, after an error in the form of a call
     other         another model's turn in the very same context, a teacher's for example
 
+Where outcomes are wanted too, a valid turn of a rollout that failed is one more candidate:
+
+    passed        what a rollout that passed said in the very same context
+
 A call that was refused changed nothing, so a corrected one would have run where the bad one stood, too. What a call
 that ran has answered, though, the model did not know before: no turn after it corrects what came before it.
 """
@@ -17,7 +21,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,11 +37,17 @@ from repo_agent.traces.trace import Trace
 
 HOWS = ("sample", "constrained", "corrected", "other")
 """Where a preferred turn comes from, the best first: the model's own style teaches the call and nothing else."""
+PASSED = "passed"
+CHOICES = (*HOWS, PASSED)
 SAFE = ("split", "broken_context", "secret", "encodable", "control_token")
 """Gates of a build that both turns of a pair must pass."""
 CUT = "truncated"
 PAIR_GATES = (CUT, "no_chosen", "duplicate", "per_task", "contrast", "printed", "within_length")
 """Gates of the pair itself: after `contract` and those of the turns."""
+_NOTHING = {
+    False: "no turn in this context is a valid call that ran, nor did its rollout recover",
+    True: "no rollout that passed came by this context",
+}
 _FINE = frozenset({"ok", "final", "unjudged", "infra_error"})
 
 
@@ -115,10 +125,18 @@ class _Pool:
     good: dict[str, dict[tuple[str, str, bool], Said]] = field(default_factory=lambda: defaultdict(dict))
     """Context → text, model and whether it was constrained → the first such turn."""
     bad: list[Said] = field(default_factory=list)
+    passed: dict[str, dict[tuple[str, str], Said]] = field(default_factory=lambda: defaultdict(dict))
+    """Context → text and model → the first such turn of a rollout that passed."""
+    failed: list[Said] = field(default_factory=list)
+    """Valid turns of rollouts that failed."""
     corrected: dict[str, Said] = field(default_factory=dict)
     """Id of a bad turn → the turn by which its rollout recovered."""
     unfit: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Id of a bad turn that no pair may hold → gate and why."""
+
+    def candidates(self, hows: Sequence[str]) -> list[Said]:
+        """What may be rejected: bad turns, and the turns of failed rollouts where they are wanted."""
+        return (self.bad if set(hows) & set(HOWS) else []) + (self.failed if PASSED in hows else [])
 
 
 def find_pairs(traces: Sequence[Path], wanted: Wanted, context: GateContext, registries: Registries) -> Found:
@@ -140,13 +158,14 @@ def find_pairs(traces: Sequence[Path], wanted: Wanted, context: GateContext, reg
     if not pools:
         places = ", ".join(map(str, traces[:3])) or "nothing"
         raise UserError("no trace with a whole line in it", places, "Give run directories or folders of traces")
-    most = max(pools.values(), key=lambda pool: (len(pool.bad), pool.contract.hash))
+    most = max(pools.values(), key=lambda pool: (len(pool.candidates(wanted.hows)), pool.contract.hash))
     found = Found(most.contract, sources=sources, problems=[*problems, *dict.fromkeys(registries.problems)])
     for pool in pools.values():
-        found.candidates += len(pool.bad)
+        candidates = pool.candidates(wanted.hows)
+        found.candidates += len(candidates)
         if pool is not most:
             why = f"made for the contract {pool.contract.hash}, these pairs are for {most.contract.hash}"
-            found.dropped += [(bad, "contract", why) for bad in pool.bad]
+            found.dropped += [(bad, "contract", why) for bad in candidates]
     _choose(most, wanted, found)
     return found
 
@@ -181,7 +200,17 @@ def _add(pool: _Pool, trace: Trace, trajectory: Trajectory, number: int, context
         if not unfit and (turn.turn_class != "final" or trajectory.passed):
             pool.good[said.context].setdefault((said.text, said.model, said.constrained), said)
             pool.corrected |= {one.id: said for one in streak if turn.turn_class == "ok"}
+            if trajectory.passed:
+                pool.passed[said.context].setdefault((said.text, said.model), said)
+        if trajectory.passed is False and turn.turn_class in ("ok", "final"):
+            _add_failed(pool, said, _unfit(turn, trajectory, context, SAFE))
         streak = []
+
+
+def _add_failed(pool: _Pool, said: Said, unfit: tuple[str, str] | None) -> None:
+    pool.failed.append(replace(said, why="its rollout failed"))
+    if unfit:
+        pool.unfit[said.id] = unfit
 
 
 def _unfit(turn: Label, trajectory: Trajectory, context: GateContext, names: Iterable[str]) -> tuple[str, str] | None:
@@ -206,15 +235,14 @@ def _choose(pool: _Pool, wanted: Wanted, found: Found) -> None:
     taken: Counter[str] = Counter()
     seen: set[tuple[str, str]] = set()
     used: Counter[str] = Counter()
-    for bad in sorted(pool.bad, key=lambda one: digest([wanted.seed, one.id])):
+    for bad in sorted(pool.candidates(wanted.hows), key=lambda one: digest([wanted.seed, one.id])):
         unfit = pool.unfit.get(bad.id)
         if unfit:
             found.dropped.append((bad, *unfit))
             continue
         options = list(_options(pool, bad, wanted.hows))
         if not options:
-            why = "no turn in this context is a valid call that ran, nor did its rollout recover"
-            found.dropped.append((bad, "no_chosen", why))
+            found.dropped.append((bad, "no_chosen", _NOTHING[bad.turn_class in _FINE]))
             continue
         if (bad.context, bad.text) in seen:
             found.dropped.append((bad, "duplicate", "the same was said in the same context"))
@@ -222,8 +250,9 @@ def _choose(pool: _Pool, wanted: Wanted, found: Found) -> None:
         if taken[bad.task] >= wanted.per_task:
             found.dropped.append((bad, "per_task", f"{bad.task} has its {wanted.per_task} pairs"))
             continue
-        how, good = min(options, key=lambda option: (HOWS.index(option[0]), used[option[1].id], option[1].id))
-        if "".join(good.text.split()) == "".join(bad.text.split()):
+        how, good = min(options, key=lambda option: _order(option, bad.model, used))
+        rivals = [one for _, one in options] if how == PASSED else [good]
+        if _bare(bad) in map(_bare, rivals):
             found.dropped.append((bad, "contrast", "both say the same but for white space"))
             continue
         seen.add((bad.context, bad.text))
@@ -232,7 +261,19 @@ def _choose(pool: _Pool, wanted: Wanted, found: Found) -> None:
         found.pairs.append(Pair(bad, good, how))
 
 
+def _order(option: tuple[str, Said], model: str, used: Mapping[str, int]) -> tuple[Any, ...]:
+    how, good = option
+    return CHOICES.index(how), good.model != model, used[good.id], good.id
+
+
+def _bare(said: Said) -> str:
+    return "".join(said.text.split())
+
+
 def _options(pool: _Pool, bad: Said, hows: Sequence[str]) -> Iterator[tuple[str, Said]]:
+    if bad.turn_class in _FINE:
+        yield from ((PASSED, good) for good in pool.passed.get(bad.context, {}).values())
+        return
     for good in pool.good.get(bad.context, {}).values():
         how = "other" if good.model != bad.model else "constrained" if good.constrained else "sample"
         if how in hows:
