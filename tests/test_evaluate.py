@@ -196,7 +196,7 @@ LEARNED = [[["ok"] * 19 + ["missing_arg"] * (t % 3 == 0)] * 2 for t in range(9)]
             "inconclusive",
             "(DPO), on data that the tuned model generates. That",
         ),
-        (varied(9, 3), varied(9, 3), 9, 9, "inconclusive", "Add tasks"),
+        (varied(9, 3), varied(9, 3), 9, 9, "inconclusive", "No task differs, so more tasks would not either"),
     ],
 )
 def test_the_next_step_follows_from_validity_and_passes(

@@ -92,13 +92,13 @@ def _after_worse(_: Decision, reference: Arm, tuned: Arm) -> str:
 
 def _after_inconclusive(verdict: Decision, reference: Arm, tuned: Arm) -> str:
     if not _competent(tuned):
-        return _more_tasks(verdict.pairs[VALIDITY])
+        return _more_tasks(verdict.pairs[VALIDITY], tuned)
     before, after = (percent(metrics.overall(arm, VALIDITY)) for arm in (reference, tuned))
     if _competent(reference):
         return f"Both arms have the schema ({before} and {after} valid): more SFT has little to teach there. {_DPO}"
     return (
         f"{tuned.name} has the schema ({after} valid). {_DPO} That it has it from tuning is not shown: "
-        f"{_more_tasks(verdict.pairs[VALIDITY])}"
+        f"{_more_tasks(verdict.pairs[VALIDITY], tuned)}"
     )
 
 
@@ -120,10 +120,15 @@ def _grown(reference: Arm, tuned: Arm) -> str:
     return f"{name} grew most, from {percent(share(reference, name))} to {percent(share(tuned, name))} of all turns. "
 
 
-def _more_tasks(pair: Pair) -> str:
-    """How many tasks the spread seen here asks for."""
+def _more_tasks(pair: Pair, tuned: Arm) -> str:
+    """How many tasks the spread seen here asks for; something else where tuning changed nothing at all."""
     target = max(abs(pair.difference or 0), _WORTH_SEEING)
     needed = stats.tasks_needed(pair.values, target, stats.ALPHA * WEIGHTS[VALIDITY])
+    if tuned.adapted and pair.values and not any(pair.values):
+        return (
+            "No task differs, so more tasks would not either: tuning has hardly moved the model. Train with a higher "
+            "learning rate or more steps; `train --dry-run` says which is too little."
+        )
     if needed is None:
         return "Add tasks: the ones that have a value in both arms say nothing about the spread."
     if needed <= len(pair.values):
