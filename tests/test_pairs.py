@@ -139,7 +139,7 @@ def test_what_a_build_would_drop_is_preferred_to_nothing(tmp_path: Path, tiny_ba
     play(run, "b", [LIST, PROSE, LIST, READ, FINAL], k=1)
     play(run, "b", [LIST, PROSE, FINAL], k=2, passed=False)
     play(run, "b", [LIST, FINAL, FINAL], k=3, passed=False)
-    with pytest.raises(UserError, match=r"no pair is left of (\d) bad turns.*no_chosen -\1, duplicate -0"):
+    with pytest.raises(UserError, match=r"no pair is left of (\d) candidates.*no_chosen -\1, duplicate -0"):
         pairs_of(tmp_path, tiny_base, run)
 
 
@@ -220,7 +220,7 @@ def test_limits_duplicates_and_long_pairs(tmp_path: Path, tiny_base: Path, play:
     renderer = Renderer(load_tokenizer(str(tiny_base)))
     for size, row in sizes:
         assert size["prompt"] == len(renderer.prompt_ids(row.context))
-    with pytest.raises(UserError, match=r"no pair is left of .* bad turns"):
+    with pytest.raises(UserError, match=r"no pair is left of .* candidates"):
         pairs_of(tmp_path, tiny_base, run, max_length=10)
     one, two = (pairs_of(tmp_path, tiny_base, run, per_task=2, seed=seed)[1] for seed in (1, 1))
     assert [row.record["id"] for row in one] == [row.record["id"] for row in two]
@@ -285,7 +285,7 @@ def test_bad_options_say_what_to_do(tmp_path: Path, tiny_base: Path, play: Any) 
     for options, what in (
         ({"hows": ["teacher"]}, "teacher is none of sample, constrained, corrected, other, passed"),
         ({"exports": ["parquet"]}, "there is no export 'parquet'"),
-        ({}, "no pair is left of 0 bad turns"),
+        ({}, "no pair is left of 0 candidates"),
     ):
         with pytest.raises(UserError, match=what):
             pairs_of(tmp_path, tiny_base, run, **options)

@@ -228,7 +228,7 @@ class Show:
     def preferences(self, out: Path | None, result: dict[str, Any]) -> None:
         self.pairs(
             [
-                ("bad turns", result["candidates"]),
+                ("candidates", result["candidates"]),
                 *((f"- {gate}", dropped) for gate, dropped in result["funnel"].items() if dropped),
                 ("pairs", f"{result['pairs']} of {result['tasks']} tasks"),
                 *((f"{what}: {name}", n) for what in ("chosen", "rejected") for name, n in result[what].items()),

@@ -157,7 +157,7 @@ class _Made:
         """Raise UserError where there is no pair, or where a prompt differs from what ran."""
         funnel = self.funnel()
         if not self.pairs:
-            what = f"no pair is left of {funnel.candidates} bad turns: {funnel.line()}"
+            what = f"no pair is left of {funnel.candidates} candidates: {funnel.line()}"
             remedy = "Give runs of the model that makes them, and of what does better in the same contexts (see --help)"
             raise NothingLeft(what, "pairs", remedy)
         refuse_what_differs(self.proof, "pairs")

@@ -127,7 +127,7 @@ def card(made: PairSet, funnel: Funnel) -> str:
     if record["split"] is None:
         lines += ["**SPLIT OFF** (`--no-split`): pairs of held-out tasks may be inside.", ""]
     lines += [f"{counts['pairs']} pairs of {counts['tasks']} tasks, contract `{record['contract']}`.", ""]
-    lines += [f"Prompts are what ran: {record['prompts_as_they_ran']}.", "", "| bad turns | |", "|---|---:|"]
+    lines += [f"Prompts are what ran: {record['prompts_as_they_ran']}.", "", "| candidates | |", "|---|---:|"]
     lines += [f"| all | {funnel.candidates} |"]
     lines += [f"| - {gate} | {count} |" for gate, count in funnel.totals().items() if count]
     lines += [f"| pairs | {funnel.rows} |", ""]
