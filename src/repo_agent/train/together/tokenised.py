@@ -68,8 +68,6 @@ class Check:
         try:
             self.client.patiently("tokenised pairs", lambda: self._download(path), 1.0, tries=4 if last else 1)
             pairs = [pair_of(row) for row in read(path)]
-            if not pairs:
-                raise Unreadable("it holds no row")
         except Unreadable as error:
             self._not_measured(f"its form is unknown: {error}")
         except (InfraError, UserError) as error:
