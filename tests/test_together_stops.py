@@ -55,9 +55,9 @@ def keyless(folder: Path) -> bool:
     return not any(KEY.encode() in path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
 
-def killed(server: TogetherServer, case: Case) -> str:  # noqa: F811
+def killed(server: TogetherServer, case: Case, *more: str) -> str:  # noqa: F811
     """Run the command until a request hangs, and kill it; returns what it printed."""
-    command = [sys.executable, "-m", "repo_agent.cli", *words(case)]
+    command = [sys.executable, "-m", "repo_agent.cli", *words(case, *more)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, env=environment, stderr=subprocess.STDOUT, stdout=subprocess.PIPE, text=True) as one:
         assert one.stdout

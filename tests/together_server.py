@@ -11,19 +11,27 @@ connection ends); ("after", what): the work is done first; "hang": no answer unt
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
+import tarfile
+import tempfile
 import threading
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import datasets
+import pyarrow
+import pyarrow.parquet
 from together.types import (
     FileResponse,
     FinetuneModelLimits,
     FineTunePreviewResponse,
+    FineTuneTokenizedDatasetRetrieveResponse,
     FineTuningCancelResponse,
     FineTuningListCheckpointsResponse,
     FineTuningListEventsResponse,
@@ -80,6 +88,8 @@ class TogetherServer:
     )
     mask: str = ""
     """What this server masks or renders otherwise: see `_preview_row`."""
+    stored: Any = "arrow"
+    """The form of what a job has tokenised of pairs, see `tokenised`; bytes: these; None: it is not there."""
     events: list[list[FinetuneEvent]] = field(
         default_factory=lambda: [
             [],
@@ -88,7 +98,7 @@ class TogetherServer:
             [event("job_start", 1), event("training_start", 2, total_steps=3), event("training_complete", 62)],
         ]
     )
-    """All events so far, look by look; so with `metrics`."""
+    """All events so far of a job, look by look; so with `metrics`."""
     metrics: list[list[dict[str, float]]] = field(
         default_factory=lambda: [[], [], [metric(1, 2.0)], [metric(1, 2.0), metric(2, 1.5), metric(3, 1.0)]]
     )
@@ -99,6 +109,8 @@ class TogetherServer:
     hidden: int = 0
     """How many lists of jobs leave out those that there are."""
     key: str = ""
+    keys: dict[str, str] = field(default_factory=dict)
+    """Route → the key that the last request for it held."""
     release: threading.Event = field(default_factory=threading.Event)
     reached: threading.Event = field(default_factory=threading.Event)
     """Set when a request hangs."""
@@ -126,6 +138,10 @@ class TogetherServer:
 
     def bodies(self, route: str) -> list[Any]:
         return [body for name, body in self.requests if name == route]
+
+    def content(self, name: str) -> bytes:
+        """Of a file that is here."""
+        return self._stored[name]
 
     def uploaded(self) -> list[dict[str, Any]]:
         """The rows of the one file that is here."""
@@ -159,7 +175,8 @@ class TogetherServer:
 
     def file(self, name: str, status: str | None = None) -> Any:
         lines = self._stored[name].decode().splitlines()
-        weights = all("weight" in message for line in lines for message in json.loads(line)["messages"])
+        rows = [json.loads(line) for line in lines]
+        weights = all("weight" in message for row in rows for message in row.get("messages", [{}]))
         made = {"valid": True, "dataset_format": "CONVERSATION", "dataset_has_message_weights": weights,
                 "nlines": len(lines)}  # fmt: skip
         done = status in ("COMPLETED", "FAILED", "INVALID_FORMAT")
@@ -175,6 +192,55 @@ class TogetherServer:
             dataset_format="conversation", max_seq_length=8192, model=body["model"], train_on_inputs=True,
             rows=[self._preview_row(json.loads(line)) for line in lines],
         )  # fmt: skip
+
+    def tokenised(self, job: str) -> bytes:
+        """The pairs of a job's file as token ids: a dataset as `datasets` saves it, in a packed tar."""
+        if isinstance(self.stored, bytes):
+            return self.stored
+        lines = self._stored[self.jobs[job]["training_file"]].decode().splitlines()
+        rows = [self._pair(json.loads(line)) for line in lines]
+        rows = rows[::-1][:100]  # a sample, in an order of its own
+        with tempfile.TemporaryDirectory() as folder:
+            inside = Path(folder) / "train_dataset"
+            inside.mkdir()
+            if self.stored == "jsonl":
+                (inside / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+            elif self.stored == "parquet":
+                pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), inside / "train.parquet")
+            else:
+                datasets.Dataset.from_list(rows).save_to_disk(inside)
+            plain = io.BytesIO()
+            with tarfile.open(fileobj=plain, mode="w") as tar:
+                tar.add(inside, "train_dataset")
+        return bytes(pyarrow.compress(plain.getvalue(), "zstd", asbytes=True))
+
+    def _pair(self, row: dict[str, Any]) -> dict[str, Any]:
+        """A pair in the columns of `stored`; `_preview_row` renders and masks each turn with its context."""
+        made = {}
+        for name, said in (("chosen", row["preferred_output"]), ("rejected", row["non_preferred_output"])):
+            messages = [
+                *({**one, "weight": 0} for one in row["input"]["messages"]),
+                *({**one, "weight": 1} for one in said),
+            ]
+            made[name] = self._preview_row({**row["input"], "messages": messages})
+        if self.mask == "swapped":
+            made = {"chosen": made["rejected"], "rejected": made["chosen"]}
+        if self.stored == "one column":
+            return {"input_ids": [*made["chosen"].input_ids, *made["rejected"].input_ids], "length": 2}
+        if self.stored == "prompt":
+            start = next(at for at, label in enumerate(made["chosen"].labels) if label != -100)
+            return {"prompt_ids": made["chosen"].input_ids[:start],
+                    **{f"{name}_ids": one.input_ids[start:] for name, one in made.items()}}  # fmt: skip
+        if self.stored == "nested":
+            names = {"chosen": "preferred_output", "rejected": "non_preferred_output"}
+            return {names[name]: {"input_ids": one.input_ids, "labels": one.labels} for name, one in made.items()}
+        found = {}
+        for name, one in made.items():
+            pad = 3 if name == "chosen" else 0
+            found[f"{name}_input_ids"] = one.input_ids + [0] * pad
+            found[f"{name}_labels"] = one.labels + [-100] * pad
+            found[f"{name}_attention_mask"] = [1] * len(one.input_ids) + [0] * pad
+        return found
 
     def _preview_row(self, row: dict[str, Any]) -> FineTunePreviewRow:
         messages = [dict(message) for message in row["messages"]]
@@ -207,6 +273,9 @@ class TogetherServer:
             token if any(start <= begin and end <= stop for start, stop in spans) else -100
             for token, (begin, end) in zip(ids, made["offset_mapping"], strict=True)
         ]
+        if self.mask == "goes on":
+            more = self.tokenizer(" and so on", add_special_tokens=False)["input_ids"]
+            ids, labels = ids + more, labels + [-100] * len(more)
         if self.mask == "cuts":
             ids, labels = ids[:20], labels[:20]
         trained = sum(label != -100 for label in labels)
@@ -215,6 +284,9 @@ class TogetherServer:
                                   truncated=self.mask == "cuts")  # fmt: skip
 
     def create(self, body: dict[str, Any]) -> Any:
+        begin = body.get("from_checkpoint")
+        if bool(begin) == bool(body.get("model")) or (begin and begin not in self.jobs):
+            return 400, {}, b'{"error": {"message": "a model, or a checkpoint of yours"}}'
         with self._lock:
             name = f"ft-{len(self.jobs) + 1}"
             self.jobs[name] = body
@@ -224,12 +296,12 @@ class TogetherServer:
         body = self.jobs[name]
         return ListedJob.construct(
             id=name, created_at=START, updated_at=START, status=status, user_id="u", suffix=body.get("suffix"),
-            model=body["model"], training_type=body.get("training_type"), training_file=body["training_file"],
-            x_model_output_name=f"me/{body['model'].split('/')[-1]}-{body.get('suffix')}",
+            model=body.get("model"), training_type=body.get("training_type"), training_file=body["training_file"],
+            x_model_output_name=f"me/tuned-{body.get('suffix')}", from_checkpoint=body.get("from_checkpoint"),
         )  # fmt: skip
 
     def job(self, name: str) -> FinetuneResponse:
-        status = self.jobs[name].get("forced") or self.look("states", self.states)
+        status = self.jobs[name].get("forced") or self.look(f"states {name}", self.states)
         price = 1_310_000_000 if status == "completed" else None
         return FinetuneResponse.construct(id=name, status=status, user_id="u", total_steps=3, total_price=price)
 
@@ -257,19 +329,26 @@ class TogetherServer:
         }
         if f"{method} {path}" in simple:
             return simple[f"{method} {path}"]()
+        if path.startswith("/tokenised/"):
+            return 200, {"Content-Type": "application/zstd"}, self.tokenised(path.split("/")[-1])
         if path.startswith("/storage/"):
             return 200, {"Content-Type": "application/octet-stream"}, self.archive
-        found = re.fullmatch(r"/v1/fine-tunes/(ft-\d+)(/\w+)?", path)
+        found = re.fullmatch(r"/v1/fine-tunes/(ft-\d+)(/[\w-]+)?", path)
         return self._of_job(found[1], found[2] or "") if found and found[1] in self.jobs else None
 
     def _of_job(self, name: str, what: str) -> Any:
         if what == "/events":
-            return FineTuningListEventsResponse.construct(data=self.look("events", self.events))
+            return FineTuningListEventsResponse.construct(data=self.look(f"events {name}", self.events))
         if what == "/metrics":
-            return FineTuningListMetricsResponse(metrics=self.look("metrics", self.metrics) or None)
+            return FineTuningListMetricsResponse(metrics=self.look(f"metrics {name}", self.metrics) or None)
         if what == "/checkpoints":
             one = Checkpoint(checkpoint_type="Final", created_at="now", path="s3://x", step=3, checkpoint="adapter")
             return FineTuningListCheckpointsResponse(data=[one])
+        if what == "/download-tokenized-dataset":
+            return self.stored and FineTuneTokenizedDatasetRetrieveResponse(
+                url=f"{self.url}/tokenised/{name}", size=1, filename="tokenized-datasets.tar.zst",
+                content_type="application/zstd", expires_at=START,
+            )  # fmt: skip
         if what == "/cancel":
             self.jobs[name]["forced"] = "cancelled"
             return FineTuningCancelResponse.construct(**self.listed(name, "cancel_requested").to_dict())
@@ -295,6 +374,7 @@ class _Handler(BaseHTTPRequestHandler):
         if "form" in kind:
             body = _form(kind, data)
         route = f"{self.command} {re.sub(r'/(file|ft)-[0-9]+', '/ID', address.path)}"
+        ours.keys[route] = ours.key
         ours.requests.append((route, {} if isinstance(body, bytes) else body))
         waiting = ours.faults.get(route) or []
         fault = waiting.pop(0) if waiting else "ok"

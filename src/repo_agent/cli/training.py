@@ -121,6 +121,13 @@ def train(
         bool | None,
         typer.Option("--together-accept-labels", help="Train though the preview puts the loss on other tokens."),
     ] = None,
+    together_accept_unchecked: Annotated[
+        bool | None,
+        typer.Option(
+            "--together-accept-unchecked",
+            help="Start dpo there, though its tokens can be compared only once the job is billed.",
+        ),
+    ] = None,
     together_poll_seconds: Annotated[
         float | None, typer.Option(help="Seconds between two looks at the job (15).")
     ] = None,

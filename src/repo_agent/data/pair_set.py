@@ -101,14 +101,18 @@ EXPORTS: dict[str, tuple[str, Callable[[PairSet, PairRow], dict[str, Any]]]] = {
 }
 
 
+def spells(row: PairRow, renderer: Renderer) -> bool:
+    """Whether a text of a pair spells a special token."""
+    return any(renderer.control_tokens(message.content) for message in (*row.context, row.chosen, row.rejected))
+
+
 def export_pairs(made: PairSet, name: str, renderer: Renderer, say: Callable[[str], None]) -> str:
     """Pairs in which a text spells a special token are left out: in another program it would become one."""
     path, view = EXPORTS[name]
     count = left_out = 0
     with (made.path / path).open("wb") as file:
         for row in made.pairs():
-            texts = [message.content for message in (*row.context, row.chosen, row.rejected)]
-            if any(renderer.control_tokens(text) for text in texts):
+            if spells(row, renderer):
                 left_out += 1
                 continue
             file.write(line_of(view(made, row)))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from repo_agent.chat.render import Renderer
 from repo_agent.chat.tokens import Tokens
-from repo_agent.data.pair_set import PairSet
+from repo_agent.data.pair_set import PairRow, PairSet
 from repo_agent.data.tokens import Rows
 from repo_agent.errors import UserError
 
@@ -18,9 +19,14 @@ class TokenPair(NamedTuple):
     rejected: Tokens
 
     @property
+    def longer(self) -> int:
+        """Tokens of the longer row."""
+        return max(self.chosen.length, self.rejected.length)
+
+    @property
     def length(self) -> int:
         """Tokens that a pass reads: the shorter row is padded."""
-        return 2 * max(self.chosen.length, self.rejected.length)
+        return 2 * self.longer
 
     @property
     def trained(self) -> int:
@@ -28,17 +34,23 @@ class TokenPair(NamedTuple):
         return self.chosen.trained + self.rejected.trained
 
 
-def pair_rows(made: PairSet, renderer: Renderer, most: int | None) -> Rows[TokenPair]:
-    """Raises UserError where `pairs` compared the prompts with another tokenizer, whose pairs these are."""
+def token_pairs(made: PairSet, renderer: Renderer) -> Iterator[tuple[PairRow, TokenPair]]:
+    """Each pair of a folder, as messages and as token ids. Raises UserError where `pairs` compared the prompts with
+    another tokenizer, whose pairs these are."""
     compared = made.record["tokenizer"]["fingerprint"]
     if compared != renderer.fingerprint():
         what = f"were made with another tokenizer or chat template ({compared}, the base has {renderer.fingerprint()})"
         raise UserError(what, str(made.path), "Make them again: repo-agent pairs … --tokenizer BASE")
-    found = Rows[TokenPair](prompts=dict(made.record["counts"]["prompts"]))
     for row in made.pairs():
         at = len(row.context)
-        pair = TokenPair(*(renderer.rows([*row.context, said], [at])[0] for said in (row.chosen, row.rejected)))
-        if most is not None and max(pair.chosen.length, pair.rejected.length) > most:
+        yield row, TokenPair(*(renderer.rows([*row.context, said], [at])[0] for said in (row.chosen, row.rejected)))
+
+
+def pair_rows(made: PairSet, renderer: Renderer, most: int | None) -> Rows[TokenPair]:
+    """The pairs that fit; raises what `token_pairs` raises."""
+    found = Rows[TokenPair](prompts=dict(made.record["counts"]["prompts"]))
+    for row, pair in token_pairs(made, renderer):
+        if most is not None and pair.longer > most:
             found.too_long += 1
             found.lost["pair"] += pair.trained
             continue

@@ -141,10 +141,7 @@ def prepare(folder: Path, config: TrainConfig) -> Prepared[Any]:
     Raises UserError for data, base or adapter that are not there or do not fit each other, a `target` that names no
     layer of the base, a prompt that renders otherwise than it ran, rows that are all too long.
     """
-    pairs = config.method == "dpo"
-    if not pairs and (folder / PAIRS_RECORD).is_file():
-        raise UserError("holds preference pairs", str(folder), "Give --method dpo, or a folder that `build` made")
-    data: Dataset | PairSet = read_pairs(folder) if pairs else read_dataset(folder)
+    data = read_data(folder, config)
     renderer = Renderer(load_tokenizer(config.base), data.contract.printed_tools)
     check_target(config.base, config.target)
     made: Rows[Any] = (
@@ -159,9 +156,18 @@ def prepare(folder: Path, config: TrainConfig) -> Prepared[Any]:
     start = start_of(config, data.record["contract"], {task for task, _ in made.tasks})
     groups = sorted({group for _, group in made.tasks})
     held = held_back(groups, config.eval_share, config.seed) if config.evals else frozenset()
-    kind: type[Prepared[Any]] = PreparedPairs if pairs else PreparedTurns
+    kind: type[Prepared[Any]] = PreparedTurns if isinstance(data, Dataset) else PreparedPairs
     found = kind(data, renderer, made, held, parameters_of(config.base), begun(config, start), start)
     return replace(found, config=resolve(found.config, found.size))
+
+
+def read_data(folder: Path, config: TrainConfig) -> Dataset | PairSet:
+    """What the method of a config learns from. Raises UserError for another folder."""
+    if config.method == "dpo":
+        return read_pairs(folder)
+    if (folder / PAIRS_RECORD).is_file():
+        raise UserError("holds preference pairs", str(folder), "Give --method dpo, or a folder that `build` made")
+    return read_dataset(folder)
 
 
 def held_back(groups: list[str], share: float, seed: int) -> frozenset[str]:

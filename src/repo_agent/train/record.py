@@ -75,7 +75,10 @@ class Hosted(pydantic.BaseModel):
     left_out: int
     """Rows that the host would have tokenised otherwise than they run."""
     preview: dict[str, Any]
-    """How many rows and tokens the host's own rendering was compared on."""
+    """How many rows and tokens the host's own rendering was compared on before the job; empty where none was."""
+    tokenised: dict[str, Any] | None = None
+    """Of preference pairs: how many were compared with what the host had tokenised, after the start. `pairs` is None
+    where nothing was, and `why` says why. None of turns."""
 
 
 class RunRecord(pydantic.BaseModel):

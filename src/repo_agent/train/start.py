@@ -10,7 +10,7 @@ from repo_agent.chat.base import base_hash
 from repo_agent.errors import UserError
 from repo_agent.messages import tilde
 from repo_agent.train.config import TrainConfig
-from repo_agent.train.record import RunRecord, adapter_hash, read_record
+from repo_agent.train.record import Hosted, RunRecord, adapter_hash, read_record
 
 _SHAPE = ("rank", "alpha", "target")
 """Settings that an adapter has from its beginning."""
@@ -49,6 +49,15 @@ def start_of(config: TrainConfig, contract: str, tasks: Collection[str]) -> Star
         flags = " and ".join(f"--{name}" for name in odd)
         raise UserError(f"has its own {flags.replace('--', '')}", where, f"Leave out {flags}")
     return Start(path, record, adapter_hash(path))
+
+
+def job_of(start: Start) -> Hosted:
+    """The job at a host that made an adapter. Raises UserError for one that was made on this machine."""
+    if start.record.hosted is None:
+        what = "was trained on this machine, and Together can begin with its own jobs alone"
+        remedy = "Train it with --backend together first, or leave out --backend to go on here"
+        raise UserError(what, str(start.path), remedy)
+    return start.record.hosted
 
 
 def begun(config: TrainConfig, start: Start | None) -> TrainConfig:

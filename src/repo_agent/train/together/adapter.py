@@ -81,7 +81,7 @@ def _files(archive: Path, folder: Path) -> set[str]:
     """Take the two files out, whatever folder of the archive they are in."""
     found: set[str] = set()
     try:
-        with _opened(archive) as plain, tarfile.open(fileobj=plain, mode="r|") as tar:
+        with opened(archive) as plain, tarfile.open(fileobj=plain, mode="r|") as tar:
             for member in tar:
                 name = Path(member.name).name
                 if not member.isfile() or name not in (CONFIG, WEIGHTS):
@@ -99,7 +99,7 @@ def _files(archive: Path, folder: Path) -> set[str]:
 
 
 @contextmanager
-def _opened(archive: Path) -> Iterator[IO[bytes]]:
+def opened(archive: Path) -> Iterator[IO[bytes]]:
     """The tar inside: Together packs with zstd or gzip."""
     with archive.open("rb") as file:
         kind = file.read(4)

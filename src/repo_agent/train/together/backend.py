@@ -3,8 +3,8 @@
     prepare → upload → validated → previewed → priced and allowed → created once → followed → downloaded
 
 After each arrow `job.JobFolder` has it on record, so a run that was killed anywhere is resumed without a
-second job. Not covered: preference training and going on from an adapter (both refused),
-a validation file.
+second job. Preference pairs cannot be previewed: what became of them is compared while the job is followed. Not
+covered: a validation file.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ from typing import Any
 
 from repo_agent.chat.render import Renderer
 from repo_agent.chat.tokenizer import load_tokenizer
-from repo_agent.data.dataset import Dataset, line_of, read_dataset, sha256_of
+from repo_agent.data.dataset import Dataset, line_of, sha256_of
+from repo_agent.data.pair_set import PairSet
 from repo_agent.errors import InfraError, UserError
 from repo_agent.messages import digest
 from repo_agent.train.config import TrainConfig
-from repo_agent.train.prepare import unsplit
+from repo_agent.train.prepare import read_data, unsplit
 from repo_agent.train.presets import Size, resolve
 from repo_agent.train.record import OnStep, RunRecord, Say, read_record
 from repo_agent.train.sizes import parameters_of
+from repo_agent.train.start import Start, begun, job_of, start_of
 from repo_agent.train.together.client import Client
 from repo_agent.train.together.create import create, find, request_of
 from repo_agent.train.together.follow import Follower
@@ -31,7 +33,8 @@ from repo_agent.train.together.job import UPLOAD, Job, JobFolder, differing, new
 from repo_agent.train.together.preview import compare, refuse
 from repo_agent.train.together.price import Ask, approve
 from repo_agent.train.together.result import Source, fetch, is_of
-from repo_agent.train.together.rows import PREVIEWED, Upload, upload_rows
+from repo_agent.train.together.rows import PREVIEWED, Upload, upload_of
+from repo_agent.train.together.tokenised import Check
 
 _VALIDATION_LOOKS = 2000
 
@@ -52,9 +55,7 @@ def train_together(
     allowed, where nobody agrees to it, and where `out` exists or a job for it is under way and `resume` is off.
     Whatever ends it early, `resume` continues.
     """
-    if config.method != "sft" or config.adapter is not None:
-        what = "trains turns and a new adapter there"
-        raise UserError(what, "--backend together", "Leave out --method and --adapter, or train on this machine")
+    _refuse_unchecked(config)
     folder = JobFolder(out)
     if out.exists():
         if resume and folder.exists and is_of(out, folder.read()):  # killed when nothing was left to do but this
@@ -64,26 +65,35 @@ def train_together(
     if folder.exists and not resume:
         remedy = "Add --resume to continue it, or --cancel to end it"
         raise UserError("a job for this adapter is under way", str(folder.path), remedy)
-    dataset = read_dataset(dataset_dir)
+    dataset = read_data(dataset_dir, config)
     for line in unsplit(dataset):
         say(line)
     renderer = Renderer(load_tokenizer(config.base), dataset.contract.printed_tools)
-    upload = upload_rows(dataset, renderer, config.max_length)
+    upload = upload_of(dataset, renderer, config.max_length)
+    start = start_of(config, dataset.record["contract"], upload.tasks)
     client = Client()  # before a folder is made, since it may lack a key
     with folder.held():
-        run = _Run(dataset, out, config, folder, renderer, upload, client, ask, say)
+        run = _Run(dataset, out, begun(config, start), folder, renderer, upload, client, ask, say, start)
         run.prepare()
         run.upload_file()
         run.validate()
         run.preview()
         run.approve()
         run.create()
-        follower = Follower(run.client, folder, run.job, on_step, say)
+        follower = Follower(run.client, folder, run.job, on_step, say, run.check())
         last = follower.follow(config.together.poll_seconds)
         run.job.stage = "completed"
         folder.save(run.job)
-        source = Source(dataset, renderer, upload, run.config, run.model)
+        source = Source(dataset, renderer, upload, run.config, start, run.model)
         return fetch(run.client, folder, run.job, source, follower, last, out)
+
+
+def _refuse_unchecked(config: TrainConfig) -> None:
+    """What cannot be compared before it is billed begins only where that is agreed to."""
+    if config.method == "dpo" and not config.together.accept_unchecked:
+        what = "Together shows what it makes of pairs only once a job runs, and is billed: a difference then cancels it"
+        remedy = "Add --together-accept-unchecked if that is enough, or train on this machine"
+        raise UserError(what, "--backend together --method dpo", remedy)
 
 
 def cancel_together(out: Path) -> str:
@@ -108,32 +118,30 @@ def cancel_together(out: Path) -> str:
 class _Run:
     """One run of the command: the stages, each of which does nothing where an earlier run has done it."""
 
-    dataset: Dataset
+    dataset: Dataset | PairSet
     out: Path
     config: TrainConfig
     folder: JobFolder
     renderer: Renderer
-    upload: Upload
+    upload: Upload[Any]
     client: Client
     ask: Ask | None
     say: Say
+    start: Start | None
 
     def __post_init__(self) -> None:
         self.pause = self.config.together.poll_seconds
-        model = self.config.together.model or self.config.base
-        if self.config.together.model is None and (Path(model).expanduser().is_dir() or "/" not in model):
-            what = f"{model} is a model of this machine, and Together names its own"
-            raise UserError(what, "--together-model", "Give the base's name there, as Qwen/Qwen2.5-7B-Instruct")
-        self.model = model
+        self.model = self._model()
         with self.client.asking("model limits"):
-            self.limits = self.client.api.fine_tuning.model_limits(model_name=model)
+            self.limits = self.client.api.fine_tuning.model_limits(model_name=self.model)
         parameters = parameters_of(self.config.base)
         self.config = resolve(self.config, Size(parameters, len(self.upload.rows), self.upload.trained))
         self.request = request_of(self.config, self.upload, self.limits, parameters, self.say)
 
     def prepare(self) -> None:
         """The upload file and job.json; of a resumed run, that it goes on with the same."""
-        settings = {"model": self.model, "dataset": digest(self.dataset.record), **self.request}
+        begin = {"from_checkpoint": job_of(self.start).job} if self.start else {"model": self.model}
+        settings = {**begin, "dataset": digest(self.dataset.record), **self.request}
         if self.folder.exists:
             self.job = self.folder.read()
             if other := differing(self.job, settings):
@@ -181,13 +189,16 @@ class _Run:
         rows = self.job.upload["rows"]
         if report and report.nlines not in (None, rows):
             raise InfraError("validation", f"Together reads {report.nlines} rows, the file has {rows}")
-        if report and report.dataset_has_message_weights is False:
+        if report and report.dataset_has_message_weights is False and self.config.method == "sft":
             raise InfraError("validation", "Together does not see the messages' weights: it would train on everything")
         self._done("validated")
 
     def preview(self) -> None:
-        """See the module `preview`."""
+        """See the module `preview`. Together previews no preference pairs."""
         if self.job.reached("previewed"):
+            return
+        if self.config.method == "dpo":
+            self._done("previewed")
             return
         rows = min(PREVIEWED, len(self.upload.rows))
         answer = self.client.patiently(
@@ -218,6 +229,28 @@ class _Run:
         if not self.job.reached("created"):
             job_id = create(self.client, self.folder, self.job, self.request, self.limits, self.pause)
             self.say(f"created {job_id}; --resume continues, --cancel ends it")
+
+    def check(self) -> Check | None:
+        """What compares preference pairs while the job is followed."""
+        if self.config.method == "sft":
+            return None
+        return Check(
+            self.client, self.folder, self.job, self.upload, self.renderer.tokenizer, self.config.together, self.say
+        )
+
+    def _model(self) -> str:
+        """The base's name at Together. Raises UserError where nothing says it, or the adapter was made on another."""
+        given = self.config.together.model
+        if self.start:
+            model = job_of(self.start).model
+            if given not in (None, model):
+                raise UserError(f"the adapter was made on {model} there", "--together-model", "Leave it out")
+            return model
+        model = given or self.config.base
+        if given is None and (Path(model).expanduser().is_dir() or "/" not in model):
+            what = f"{model} is a model of this machine, and Together names its own"
+            raise UserError(what, "--together-model", "Give the base's name there, as Qwen/Qwen2.5-7B-Instruct")
+        return model
 
     def _done(self, stage: Any) -> None:
         self.job.stage = stage

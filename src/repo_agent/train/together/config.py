@@ -28,4 +28,6 @@ class TogetherConfig(pydantic.BaseModel):
     """Create the job without asking, where its price is known."""
     accept_labels: bool = False
     """Create the job although Together's preview gives some tokens another loss than ours; ids must still be equal."""
+    accept_unchecked: bool = False
+    """Begin with preference pairs although Together shows what it makes of them only once the job runs."""
     poll_seconds: float = pydantic.Field(15.0, gt=0, le=86_400)

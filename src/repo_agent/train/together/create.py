@@ -20,38 +20,44 @@ from repo_agent.train.together.rows import Upload
 
 _TRIES = 3
 """Posts of one run, where Together answers that it is too busy to take any."""
+_TURNS = {"training_method": "sft", "train_on_inputs": False}
 _LOOKS = 4
 """Lists of jobs that are searched before it is called missing."""
 
 
-def request_of(config: TrainConfig, upload: Upload, limits: Any, parameters: int | None, say: Say) -> dict[str, Any]:
-    """What `fine_tuning.create` is given beside model, file and suffix, of a resolved config.
+def request_of(
+    config: TrainConfig, upload: Upload[Any], limits: Any, parameters: int | None, say: Say
+) -> dict[str, Any]:
+    """What `fine_tuning.create` is given beside model or checkpoint, file and suffix, of a resolved config.
 
     Raises UserError that lists all that Together does not take.
     """
-    lora = limits.lora_training
+    lora, pairs = limits.lora_training, config.method == "dpo"
+    # Both turns of a pair may have to share the length: upload.longest is room for two.
+    most_rows = lora.max_batch_size_dpo if pairs else lora.max_batch_size
+    most_length = limits.max_seq_length_dpo if pairs else limits.max_seq_length_sft
     length = max(upload.longest, limits.min_max_seq_length)
     packed = -(-upload.tokens // length) if config.together.packing else len(upload.rows)
     batch = config.together.batch_size
     if batch is None:
         wanted = config.batch_size or round((config.step_tokens or 0) * packed / upload.trained)
-        batch = min(max(wanted, lora.min_batch_size), lora.max_batch_size)
+        batch = min(max(wanted, lora.min_batch_size), most_rows)
     rate, epochs = config.lr or 0.0, config.epochs or 1
     numbers = [
         ("--rank", config.rank, 1, lora.max_rank),
         ("--lr", rate, limits.min_learning_rate, limits.max_learning_rate),
         ("--epochs", epochs, 1, limits.max_num_epochs),
-        ("--max-length", length, 1, limits.max_seq_length_sft),
+        ("--max-length, for both turns of a pair," if pairs else "--max-length", length, 1, most_length),
         ("--together-checkpoints", config.together.checkpoints, 1, limits.max_num_checkpoints),
     ]
     if batch != "max":
-        numbers.append(("--together-batch-size", batch, lora.min_batch_size, lora.max_batch_size))
+        numbers.append(("--together-batch-size", batch, lora.min_batch_size, most_rows))
     wrong = [f"{flag} {value}: from {low} to {high}" for flag, value, low, high in numbers if not low <= value <= high]
     if config.schedule not in ("linear", "cosine"):
         wrong.append(f"--schedule {config.schedule}: linear or cosine")
     if wrong:
         raise UserError("; ".join(wrong), "what Together takes for this model", "Change these settings")
-    rows = lora.max_batch_size if batch == "max" else batch
+    rows = most_rows if batch == "max" else batch
     steps = -(-packed // rows) * epochs
     say(f"about {steps} optimizer steps of {rows} rows of {length} tokens, at a peak rate of {rate:g}")
     for line in warnings(config, parameters, steps):
@@ -74,8 +80,7 @@ def request_of(config: TrainConfig, upload: Upload, limits: Any, parameters: int
         "lora_alpha": config.alpha,
         "lora_dropout": config.dropout,
         "lora_trainable_modules": config.target,
-        "training_method": "sft",
-        "train_on_inputs": False,
+        **({"training_method": "dpo", "dpo_beta": config.beta} if pairs else _TURNS),
     }
 
 
@@ -138,7 +143,8 @@ def _search(client: Client, job: Job, pause: float) -> str | None:
 def _post(client: Client, job: Job, request: dict[str, Any], limits: Any) -> str:
     with client.asking("create"):
         made = client.once.fine_tuning.create(
-            model=job.settings["model"],
+            model=job.settings.get("model"),
+            from_checkpoint=job.settings.get("from_checkpoint"),
             training_file=str(job.file_id),
             suffix=job.suffix,
             model_limits=limits,

@@ -7,6 +7,7 @@ and an unknown one never ends the wait.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -18,6 +19,7 @@ from repo_agent.train.together.job import Job, JobFolder
 
 EVENTS, METRICS = "events.jsonl", "metrics.jsonl"
 _WAITING = frozenset("pending queued running compressing uploading cancel_requested".split())
+_TOKENISED = "tokenized_dataset_upload_complete"
 _TOLERATED = 40
 """Failed looks in a row, each of several tries, before this gives up. The job does not notice."""
 _AGAIN = "the same command with --resume follows it, with --cancel ends it"
@@ -33,6 +35,8 @@ class Follower:
     job: Job
     on_step: OnStep | None
     say: Say
+    check: Callable[[bool], None] | None = None
+    """Is called at each look, and told whether Together has stored what it tokenised."""
     losses: dict[int, float] = field(default_factory=dict)
     total_steps: int = 0
     _unknown: set[str] = field(default_factory=set)
@@ -76,6 +80,8 @@ class Follower:
             self.job.status = status
             self.folder.save(self.job)
             self.say(f"{name}: {status}")
+        if self.check:
+            self.check(any(_word(event.get("type")) == _TOKENISED for event in self.folder.lines(EVENTS)))
         return found
 
     def steps(self) -> list[StepLoss]:

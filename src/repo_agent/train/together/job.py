@@ -4,7 +4,7 @@
 
 job.json       this run's settings, its stage, and what Together has answered so far
 train.jsonl    what is uploaded
-events.jsonl, metrics.jsonl, adapter.archive
+events.jsonl, metrics.jsonl, tokenised.archive, adapter.archive
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ class Job(pydantic.BaseModel):
     """Of train.jsonl: sha256, rows, tokens."""
     file_id: str | None = None
     preview: dict[str, Any] | None = None
+    tokenised: dict[str, Any] | None = None
+    """Of preference pairs: what was compared after the start; see `tokenised`."""
     estimate: dict[str, Any] | None = None
     job_id: str | None = None
     status: str | None = None

@@ -38,16 +38,16 @@ class Preview:
         }
 
 
-def compare(upload: Upload, theirs: Sequence[Any], tokenizer: Any) -> Preview:
+def compare(upload: Upload[Tokens], theirs: Sequence[Any], tokenizer: Any) -> Preview:
     """Compare the first rows of the file with a preview's, in the same order."""
     found = Preview()
     for number, (own, row) in enumerate(zip(upload.rows[:PREVIEWED], theirs, strict=False), 1):
         found.rows += 1
         found.tokens += len(own.expected.input_ids)
         found.trained += own.expected.trained
-        if fault := _ids(own.expected, row, tokenizer):
+        if fault := other_ids(own.expected, row, tokenizer):
             found.ids.append(f"row {number}: {fault}")
-        elif fault := _labels(own.expected, row.labels, tokenizer):
+        elif fault := other_labels(own.expected, row.labels, tokenizer):
             found.labels.append(f"row {number}: {fault}")
     shown = {name for own in upload.rows[: found.rows] for name in own.shape}
     found.unseen = sorted({name for own in upload.rows for name in own.shape} - shown)
@@ -67,7 +67,7 @@ def refuse(found: Preview, accept_labels: bool, where: str) -> None:
         raise UserError(f"{what}; {found.labels[0]}", where, remedy)
 
 
-def _ids(own: Tokens, row: Any, tokenizer: Any) -> str:
+def other_ids(own: Tokens, row: Any, tokenizer: Any) -> str:
     """How their ids differ from ours; "" where ours are the beginning of theirs."""
     if row.truncated:
         return f"cut to {len(row.input_ids)} tokens, here it has {len(own.input_ids)}"
@@ -81,7 +81,7 @@ def _ids(own: Tokens, row: Any, tokenizer: Any) -> str:
     return ""
 
 
-def _labels(own: Tokens, theirs: Sequence[int], tokenizer: Any) -> str:
+def other_labels(own: Tokens, theirs: Sequence[int], tokenizer: Any) -> str:
     """How their loss differs from ours. What follows our last token must have none."""
     mine = [*own.labels, *[IGNORE] * (len(theirs) - len(own.labels))]
     more = [place for place, (a, b) in enumerate(zip(mine, theirs, strict=True)) if a == IGNORE != b]

@@ -52,12 +52,15 @@ def approve(client: Client, folder: JobFolder, job: Job, settings: TogetherConfi
 def _estimate(client: Client, job: Job) -> Any:
     asked = job.settings
     kind = {key: asked[key] for key in ("lora_r", "lora_alpha", "lora_dropout", "lora_trainable_modules")}
+    method = {key: asked[key] for key in ("train_on_inputs", "dpo_beta") if key in asked}
+    start = {"from_checkpoint": asked["from_checkpoint"]} if "from_checkpoint" in asked else {}
     return client.api.fine_tuning.estimate_price(
         training_file=str(job.file_id),
-        model=asked["model"],
+        model=asked.get("model", ""),  # as the SDK's own `create` asks, where a checkpoint names the model
+        **start,
         n_epochs=asked["n_epochs"],
         n_evals=asked["n_evals"],
-        training_method={"method": "sft", "train_on_inputs": asked["train_on_inputs"]},
+        training_method={"method": asked["training_method"], **method},  # type: ignore[misc, arg-type]
         training_type={"type": "Lora", **kind},  # type: ignore[arg-type]
     )
 

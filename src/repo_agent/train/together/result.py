@@ -10,11 +10,13 @@ from typing import Any
 
 from repo_agent.chat.render import Renderer
 from repo_agent.data.dataset import Dataset
+from repo_agent.data.pair_set import PairSet
 from repo_agent.files import new_directory
 from repo_agent.messages import tilde
 from repo_agent.train.config import TrainConfig
-from repo_agent.train.prepare import origin
+from repo_agent.train.prepare import origin, trained_tasks
 from repo_agent.train.record import RECORD, Hosted, RunRecord
+from repo_agent.train.start import Start
 from repo_agent.train.together.adapter import unpack
 from repo_agent.train.together.client import Client
 from repo_agent.train.together.follow import EVENTS, Follower
@@ -32,10 +34,11 @@ _DOLLAR = 1e9
 class Source:
     """What was trained on, and how."""
 
-    dataset: Dataset
+    dataset: Dataset | PairSet
     renderer: Renderer
-    upload: Upload
+    upload: Upload[Any]
     config: TrainConfig
+    start: Start | None
     model: str
     """At Together."""
 
@@ -78,14 +81,14 @@ def _download(client: Client, name: str, path: Path) -> None:
 def _record(source: Source, follower: Follower, job: Job, price: float | None) -> RunRecord:
     upload = source.upload
     return RunRecord(
-        **origin(source.dataset, source.config, source.renderer),
+        **origin(source.dataset, source.config, source.renderer, source.start),
         device="together",
         versions={name: version(name) for name in ("repo-agent", "together", "transformers")},
-        train_tasks=source.dataset.tasks,
+        train_tasks=trained_tasks(upload.tasks, source.start),
         rows=len(upload.rows),
         dropped_too_long=upload.too_long,
         lost_tokens=dict(upload.lost),
-        prompts=upload.proof.to_dict(),
+        prompts=upload.prompts,
         tokens=upload.tokens,
         trained_tokens=upload.trained,
         losses=follower.steps(),
@@ -97,5 +100,6 @@ def _record(source: Source, follower: Follower, job: Job, price: float | None) -
             estimate_usd=(job.estimate or {}).get("estimated_total_price"),
             left_out=upload.inexact,
             preview=job.preview or {},
+            tokenised=job.tokenised,
         ),
     )

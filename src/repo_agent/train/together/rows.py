@@ -1,4 +1,5 @@
-"""The file for Together: a dataset's rows as chat messages, a weight on each, and what each must become as token ids.
+"""The file for Together: a dataset's rows as chat messages, a weight on each, or preference pairs, and what each must
+become as token ids.
 
 A row ends after its last turn that fits `max_length`, as in local training. Together renders a row in one go, so a row
 is uploaded only where the base's own tokenizer, given the whole row, makes the ids that we train on; others are counted
@@ -11,46 +12,53 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from repo_agent.chat.render import Renderer
 from repo_agent.chat.tokens import Tokens
 from repo_agent.data.dataset import Dataset
 from repo_agent.data.export import Source, weighted
+from repo_agent.data.pair_set import EXPORTS, PairSet, spells
+from repo_agent.data.pair_tokens import TokenPair, token_pairs
 from repo_agent.data.tally import Proof
 from repo_agent.data.tokens import prove, refuse_what_differs
 from repo_agent.data.trajectories import Trajectory, rows
 from repo_agent.errors import UserError
 from repo_agent.messages import Message
+from repo_agent.train.batches import Row
 
+R = TypeVar("R", bound=Row)
 PREVIEWED = 16
 """The most rows that are put first and compared."""
 
 
 @dataclass(frozen=True)
-class UploadRow:
-    """A line of the file, the ids and spans that it must become, and its shape."""
+class UploadRow(Generic[R]):
+    """A line of the file, the ids and spans that it must become, and its shape, where it is previewed."""
 
     record: dict[str, Any]
-    expected: Tokens
-    shape: frozenset[str]
+    expected: R
+    shape: frozenset[str] = frozenset()
 
 
 @dataclass
-class Upload:
+class Upload(Generic[R]):
     """The rows of the file, in order, and what is not in it."""
 
-    rows: list[UploadRow] = field(default_factory=list)
+    tasks: list[str]
+    """Tasks that they come from."""
+    rows: list[UploadRow[R]] = field(default_factory=list)
     too_long: int = 0
     inexact: int = 0
-    """Rows of which the base's tokenizer, given the whole row, makes other ids."""
+    """Rows of which the base's tokenizer, given the whole row, makes other ids; pairs that spell a special token."""
     lost: Counter[str] = field(default_factory=Counter)
     """Tool → trained tokens of turns that did not fit a row."""
-    proof: Proof = field(default_factory=Proof)
+    prompts: dict[str, int] = field(default_factory=dict)
+    """Prompts against those that ran."""
 
     @property
     def tokens(self) -> int:
-        return sum(len(row.expected.input_ids) for row in self.rows)
+        return sum(row.expected.length for row in self.rows)
 
     @property
     def trained(self) -> int:
@@ -58,42 +66,69 @@ class Upload:
 
     @property
     def longest(self) -> int:
-        return max(len(row.expected.input_ids) for row in self.rows)
+        return max(row.expected.length for row in self.rows)
 
 
-def upload_rows(dataset: Dataset, renderer: Renderer, most: int) -> Upload:
+def upload_of(data: Dataset | PairSet, renderer: Renderer, most: int) -> Upload[Any]:
     """Raises UserError where no row is left, or a prompt renders otherwise than it ran."""
-    made = Upload()
+    made: Upload[Any] = (
+        upload_rows(data, renderer, most) if isinstance(data, Dataset) else upload_pairs(data, renderer, most)
+    )
+    if not made.rows:
+        what = f"no row is left: {made.too_long} are too long, {made.inexact} tokenise otherwise in one go"
+        raise UserError(what, str(data.path), "Raise --max-length, or use another base")
+    return made
+
+
+def upload_pairs(data: PairSet, renderer: Renderer, most: int) -> Upload[TokenPair]:
+    """Preference pairs in the form of `pairs --export together`; those that are too long are dropped whole."""
+    made, tasks = Upload[TokenPair]([], prompts=dict(data.record["counts"]["prompts"])), set()
+    _, view = EXPORTS["together"]
+    for row, pair in token_pairs(data, renderer):
+        both = zip((row.chosen, row.rejected), pair, strict=True)
+        if pair.longer > most:
+            made.too_long += 1
+            made.lost["pair"] += pair.trained
+        elif spells(row, renderer) or not all(_exact(renderer, [*row.context, said], own) for said, own in both):
+            made.inexact += 1
+        else:
+            made.rows.append(UploadRow(view(data, row), pair))
+            tasks.add(row.record["task"])
+    made.tasks = sorted(tasks)
+    return made
+
+
+def upload_rows(dataset: Dataset, renderer: Renderer, most: int) -> Upload[Tokens]:
+    """A dataset's trajectories, those first that show every shape."""
+    made, proof = Upload[Tokens](dataset.tasks), Proof()
     source = Source(dataset, renderer)
     for trajectory in source.trajectories():
         for messages, tokens in _rows(trajectory, renderer, most, made):
             targets = [span.message for span in tokens.spans]
-            if renderer_whole(renderer, messages)[: len(tokens.input_ids)] != tokens.input_ids:
+            if not _exact(renderer, messages, tokens):
                 made.inexact += 1
                 continue
-            prove(made.proof, trajectory, tokens, renderer.fingerprint())
+            prove(proof, trajectory, tokens, renderer.fingerprint())
             record = {"messages": weighted(messages, targets), **source.tools()}
             made.rows.append(UploadRow(record, tokens, _shape(trajectory, messages, targets, record)))
-    refuse_what_differs(made.proof, str(dataset.path))
-    if not made.rows:
-        what = f"no row is left: {made.too_long} are too long, {made.inexact} tokenise otherwise in one go"
-        raise UserError(what, str(dataset.path), "Raise --max-length, or use another base")
-    made.rows = ordered(made.rows)
+    refuse_what_differs(proof, str(dataset.path))
+    made.rows, made.prompts = ordered(made.rows), proof.to_dict()
     return made
 
 
-def renderer_whole(renderer: Renderer, messages: Sequence[Message]) -> list[int]:
-    """A conversation as a program that knows nothing of us tokenises it."""
+def _exact(renderer: Renderer, messages: Sequence[Message], own: Tokens) -> bool:
+    """Whether a program that knows nothing of us tokenises a conversation as it runs turn by turn."""
     text = renderer.tokenizer.apply_chat_template(
         [message.to_dict() for message in messages], tools=renderer.tools, tokenize=False
     )
-    return list(renderer.tokenizer(text, add_special_tokens=False)["input_ids"])
+    whole = list(renderer.tokenizer(text, add_special_tokens=False)["input_ids"])
+    return whole[: own.length] == own.input_ids
 
 
-def ordered(found: Sequence[UploadRow]) -> list[UploadRow]:
+def ordered(found: Sequence[UploadRow[Tokens]]) -> list[UploadRow[Tokens]]:
     """The rows with those first that together show every shape: the longest, then always the one that adds most."""
     waiting = dict(enumerate(found))
-    first: list[UploadRow] = []
+    first: list[UploadRow[Tokens]] = []
     seen: set[str] = set()
     while waiting and len(first) < PREVIEWED:
         if first:
@@ -101,14 +136,14 @@ def ordered(found: Sequence[UploadRow]) -> list[UploadRow]:
             if not waiting[number].shape - seen:
                 break
         else:
-            number = max(waiting, key=lambda one: len(waiting[one].expected.input_ids))
+            number = max(waiting, key=lambda one: waiting[one].expected.length)
         first.append(waiting.pop(number))
         seen |= first[-1].shape
     return [*first, *waiting.values()]
 
 
 def _rows(
-    trajectory: Trajectory, renderer: Renderer, most: int, made: Upload
+    trajectory: Trajectory, renderer: Renderer, most: int, made: Upload[Tokens]
 ) -> Iterator[tuple[list[Message], Tokens]]:
     """Each row as the messages up to its last turn that fits, and its tokens."""
     places = {turn.at: turn for turn in trajectory.kept}
