@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from rewarding import Letters
+from test_cli import result, run
 from test_train import one_thread, trajectory, write_dataset
 
 from repo_agent.chat.render import Renderer
@@ -211,6 +212,32 @@ def test_the_plan_and_what_is_refused(dataset: Path, sft: Path, tiny_base: Path)
     assert (usual.epochs, usual.batch_size, usual.step_tokens, usual.generations) == (1, 8, None, 8)
 
 
+def test_the_command_counts_before_it_draws(
+    sft: Path, tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Contexts of train tasks alone, from a real run and a real dataset; what is missing is said in one line."""
+    play = "eval --suite micro --split train --held-out 45 --model oracle --max-steps 4 --tests never --rollouts 1"
+    result(capsys, *play.split(), "--out", tmp_path / "runs")
+    result(capsys, "build", tmp_path / "runs", "--gate", "run_passed=off", "--out", tmp_path / "data")
+    words = ["train", tmp_path / "data", "--base", tiny_base, "--method", "grpo", "--dry-run", "--reply-tokens", 32]
+    planned = result(capsys, *words, "--contexts", tmp_path / "runs", "--per-task", 3, "--batch-size", 4)
+    contexts = planned["rows"]
+    assert contexts and planned["tasks"] * 2 <= contexts <= planned["tasks"] * 3 and planned["seconds"] is None
+    assert planned["steps"] == -(-contexts // 4) and not any(
+        "judged by their form" in one for one in planned["warnings"]
+    )
+    code, said, _ = run(capsys, *words, "--contexts", tmp_path / "runs", "--per-task", 3)
+    assert code == 0 and f"{8 * contexts:,}, of at most 32 tokens each" in said
+    for more, wrong in (
+        ([], "no recorded contexts"),
+        (["--contexts", tmp_path / "data"], "hold no context of a train task"),
+        (["--contexts", tmp_path / "runs", "--adapter", sft], "was made for other tools"),
+        (["--contexts", tmp_path / "runs", "--method", "sft"], "--contexts is of --method grpo"),
+    ):
+        code, _, err = run(capsys, *words, *more)
+        assert code == 2 and wrong in err, err
+
+
 def test_a_stopped_run_resumes_with_the_same_replies_and_weights(
     dataset: Path, sft: Path, tiny_base: Path, tmp_path: Path
 ) -> None:
@@ -237,6 +264,7 @@ import torch
 torch.set_num_threads(1)
 from pathlib import Path
 from rewarding import Letters
+from test_cli import result, run
 from repo_agent.train.config import TrainConfig
 from repo_agent.train.local import train
 dataset, out, settings, kill, resume = sys.argv[2:]

@@ -15,7 +15,7 @@ from repo_agent.chat.render import Renderer
 from repo_agent.data.dataset import read_dataset
 from repo_agent.errors import UserError
 from repo_agent.models.batch import Batch, Row
-from repo_agent.models.local import ends_of
+from repo_agent.models.local import ends_of, free_room
 from repo_agent.protocols import PROTOCOLS
 from repo_agent.protocols.contract import Contract
 from repo_agent.rollout.contexts import contexts_of
@@ -72,16 +72,17 @@ def draw(model: Any, renderer: Renderer, asks: Sequence[Ask], temperature: float
     import torch
 
     base = model.get_base_model()
-    batch = Batch(base, eos=ends_of(base, renderer.tokenizer), known=len(renderer.tokenizer), max_rows=ROWS)
-    room = base.config.max_position_embeddings
+    known, eos = len(renderer.tokenizer), ends_of(base, renderer.tokenizer)
+    batch = Batch(base, eos=eos, known=known, max_rows=ROWS, room=free_room())
+    context = base.config.max_position_embeddings
     rows = [
-        Row(ask.prompt, min(most, room - len(ask.prompt)), temperature, torch.Generator().manual_seed(ask.seed))
+        Row(ask.prompt, min(most, context - len(ask.prompt)), temperature, torch.Generator().manual_seed(ask.seed))
         for ask in asks
     ]
     waiting = deque(rows)
     with torch.no_grad():
         while waiting or batch.running:
-            while waiting and not batch.full:
+            while waiting and batch.takes(waiting[0]):
                 batch.admit(waiting.popleft())
             batch.leave()
             batch.step()
