@@ -56,7 +56,8 @@ def train(
         str | None, typer.Option(help="An adapter that `train` wrote, to go on from. Default: a new one.")
     ] = None,
     method: Annotated[
-        str | None, typer.Option(help="sft (default), or dpo, which learns from a folder that `pairs` made.")
+        str | None,
+        typer.Option(help="sft (default); dpo, which learns from a folder that `pairs` made; grpo, by reward."),
     ] = None,
     beta: Annotated[
         float | None, typer.Option(help="Of dpo: how dearly it pays for a distance from where it began (0.1).")
@@ -105,6 +106,18 @@ def train(
     report_to: Annotated[
         list[str] | None, typer.Option(help="A tracker: tensorboard, wandb, mlflow … Repeatable.")
     ] = None,
+    contexts: Annotated[
+        list[str] | None,
+        typer.Option(help="Of grpo, as the six that follow: runs in whose contexts replies are drawn. Repeatable."),
+    ] = None,
+    per_task: Annotated[int | None, typer.Option(help="Contexts of a task, at most (20).")] = None,
+    generations: Annotated[int | None, typer.Option(help="Replies to a context (8).")] = None,
+    reply_tokens: Annotated[int | None, typer.Option(help="The most that a reply may have (512).")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of the draws (1).")] = None,
+    kl: Annotated[float | None, typer.Option(help="What a distance from where it began costs (0.02).")] = None,
+    reward: Annotated[
+        str | None, typer.Option(help="ladder (default); constant, shuffled: placebos, to compare with.")
+    ] = None,
     together_model: Annotated[
         str | None, typer.Option(help="The base's name at Together, where it is not --base.")
     ] = None,
@@ -146,17 +159,21 @@ def train(
     repo-agent train datasets/first --base Qwen/Qwen2.5-7B-Instruct --out adapters/first
 
     repo-agent train pairs/first --method dpo --adapter adapters/first --out adapters/second
+
+    repo-agent train datasets/first --method grpo --adapter adapters/first --contexts runs/own --out adapters/second
     """
     options = dict(locals())
+    from repo_agent.cli.environment import recordings
     from repo_agent.cli.probe import replay
     from repo_agent.train.backends import backend_named
 
     train_on, settings = backend_named(backend), settings_of(options)
+    found = recordings(dataset, settings) if settings.method == "grpo" else None
     if dry_run:
         from repo_agent.train.plan import plan
         from repo_agent.train.prepare import prepare
 
-        planned = plan(prepare(dataset, settings), usd_per_hour)
+        planned = plan(prepare(dataset, settings, found), usd_per_hour)
         output(as_json, planned.to_json(), lambda show: _show_plan(show, planned))
         return
     if out is None:
@@ -167,7 +184,7 @@ def train(
     main = _is_main()
     show = shown(as_json or not main)
     with _how_to_go_on(resume), show.bar("training") as bar:
-        more = {"resume": resume, "ask": show.asking(), "say": show.line, "probe": replay}
+        more = {"resume": resume, "ask": show.asking(), "say": show.line, "probe": replay, "environment": found}
         record = train_on(dataset, out, settings, bar.step, **more)
     if main:
         output(as_json, record.model_dump(mode="json"), lambda show: show.lines(_told(out, record)))
@@ -213,19 +230,23 @@ def _show_plan(show: Any, plan: Any) -> None:
     size = "unknown size" if plan.parameters is None else f"{short(plan.parameters)} parameters"
     held = ", ".join(plan.eval_tasks[:3]) + (" …" if len(plan.eval_tasks) > 3 else "")
     lost, again = sum(plan.lost_tokens.values()), ", activations computed again" if plan.checkpointing else ""
-    what = "pairs" if config.method == "dpo" else "rows"
+    drawn = config.method == "grpo"
+    what = {"dpo": "pairs", "grpo": "contexts"}.get(config.method, "rows")
+    most = "at most " if drawn else ""
     passes = "one pair each" if config.method == "dpo" else f"at most {plan.pass_tokens:,} tokens"
-    a_step = f"{plan.step_rows:g} {what} and {plan.step_trained_tokens:g} trained tokens each"
+    a_step = f"{plan.step_rows:g} {what} and {most}{plan.step_trained_tokens:g} trained tokens each"
+    replies = plan.rows * plan.epochs * config.generations
     rows = {
         "base": f"{config.base}, {size}",
         what: f"{plan.rows} of {plan.tasks} tasks, {plan.dropped_too_long} too long",
-        "held back": f"{plan.eval_rows} {what} of {len(plan.eval_tasks)} tasks: {held or 'none'}",
-        "tokens": f"{plan.tokens:,}, {plan.trained_tokens:,} trained, {lost:,} lost to --max-length",
+        **({"replies": f"{replies:,}, of at most {config.reply_tokens} tokens each"} if drawn else {}),
+        "held back": f"{plan.eval_rows} {'rows' if drawn else what} of {len(plan.eval_tasks)} tasks: {held or 'none'}",
+        "tokens": f"{most}{plan.tokens:,}, {plan.trained_tokens:,} trained, {lost:,} lost to --max-length",
         "rate": f"{config.lr:g}, {config.schedule}, rank {config.rank}, alpha {config.alpha}",
         "steps": f"{plan.steps} in {plan.epochs} epochs, of {a_step}",
         "passes": f"{plan.passes}, of {passes}{again}",
         "memory": "unknown" if took is None else f"about {_gb(took.total)}, {_gb(plan.free_memory)} free",
-        "read": f"{plan.read_tokens:,} tokens in all epochs",
+        "read": f"{most}{plan.read_tokens:,} tokens in all epochs",
         "time": "unknown" if plan.seconds is None else f"about {clock(plan.seconds)} on this machine",
         "cost": "--usd-per-hour prices this machine" if plan.usd is None else f"about {plan.usd:.2f} USD",
     }
@@ -243,9 +264,14 @@ def _told(out: Path, record: Any) -> list[str]:
 
     losses, evals = record.losses, [one for one in record.evals if one.eval_nll is not None]
     found = [f"loss {losses[0].loss:.3f} → {losses[-1].loss:.3f} in {len(losses)} steps"] if losses else []
+    if record.silent_groups:
+        silent, groups = record.silent_groups
+        found = [f"{silent} of {groups} groups had equal rewards and taught nothing, in {len(losses)} steps"]
     if evals:
         best = next((one for one in evals if one.step == record.best_step), evals[-1])
         replay = "" if best.validity is None else f", {best.validity:.0%} of {best.replayed} replayed calls valid"
+        if best.reward is not None:
+            found.append(f"held-back mean reward {evals[0].reward:.3f} → {best.reward:.3f}")
         found.append(f"eval_nll {evals[0].eval_nll:.3f} → {best.eval_nll:.3f}{replay}, after step {best.step}")
     return [*found, f"adapter: {out}", f"serve: {serving_line(record, str(out))}"]
 

@@ -37,6 +37,8 @@ class Row:
     drawn: int = 0
     slot: int = -1
     finish: str | None = None
+    end: int | None = None
+    """The token that ended the turn; None while it runs, and where the limit did."""
 
 
 @dataclass(eq=False)
@@ -233,7 +235,7 @@ class Batch:
         for row, token in zip(rows, _sample(rows, logits), strict=True):
             row.drawn += 1
             if token in self.eos:
-                row.finish = "stop"
+                row.finish, row.end = "stop", token
                 continue
             row.reply.append(token)
             if row.grammar is not None and not row.grammar.consume_token(token):

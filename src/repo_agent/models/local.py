@@ -28,6 +28,12 @@ _SHARE = 0.7
 """Of the free memory; the rest is for what a forward pass needs beside keys and values."""
 
 
+def free_room() -> int | None:
+    """Bytes that the keys and values of running replies may take; None where nothing says what is free."""
+    free = free_memory()
+    return None if free is None else int(_SHARE * free)
+
+
 class LocalModel:
     """A model in this process; on cuda where there is one; its precision is by default `usual_dtype`.
 
@@ -54,9 +60,7 @@ class LocalModel:
         tokenizer = self._renderer.tokenizer
         eos = ends_of(model, tokenizer)
         self._context: int = model.config.max_position_embeddings
-        free = free_memory()
-        if room is None and free is not None:
-            room = int(_SHARE * free)
+        room = free_room() if room is None else room
         self._batch = Batch(model, eos=eos, known=len(tokenizer), max_rows=max_batch, room=room)
         self._grammars: Grammars | None = None
         self._vocabulary: int = model.config.vocab_size

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from heapq import nsmallest
 from pathlib import Path
 
-from repo_agent.messages import Message, ToolCall, digest, said_key
+from repo_agent.messages import Message, ToolCall, digest, key_of, said_key
 from repo_agent.protocols import PROTOCOLS
 from repo_agent.protocols.contract import Contract, contract_of
 from repo_agent.tools.files import default_registry
 from repo_agent.tools.registry import Registry
 from repo_agent.traces.read import iter_traces
-from repo_agent.traces.trace import Trace
+from repo_agent.traces.trace import Trace, Turn
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,10 @@ class Context:
     """Whether its agent takes several calls in a reply."""
     runnable: Path | None
     """The run directory of ours that it comes from: its calls can run; None for another agent's."""
+    asked: frozenset[bytes] = frozenset()
+    """Keys (`call_key`) of the calls that were made since files last changed: their answers are there to read."""
+    passing: bool = False
+    """Whether nothing is left to do: the rollout passed, and no later turn of it changed a file."""
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -112,7 +116,9 @@ def _contexts(trace: Trace, writes: Collection[str], left_out: Counter[str]) -> 
     """The context of each turn; those from which a credential was taken out are no longer what the model saw."""
     said, running, place, redacted = None, hashlib.sha256(), 0, False
     done: list[ToolCall] = []
+    asked: frozenset[bytes] = frozenset()
     runnable = trace.run if trace.source == "loop" else None
+    last = max((turn.t for turn in trace.turns if _wrote(turn, writes)), default=None)
     for turn in trace.turns:
         redacted = redacted or turn.redacted
         if turn.messages is not said:
@@ -126,9 +132,32 @@ def _contexts(trace: Trace, writes: Collection[str], left_out: Counter[str]) -> 
             left_out["it holds a call that no server takes back"] += 1
         elif turn.at:
             key = running.hexdigest()[:16]
-            yield Context(trace.task, trace.group, turn.messages, turn.at, tuple(done), key, trace.parallel, runnable)
-        if turn.turn_class == "ok" and turn.call and turn.call.name in writes:
+            passing = bool(trace.passed) and last is not None and turn.t > last
+            yield Context(
+                trace.task,
+                trace.group,
+                turn.messages,
+                turn.at,
+                tuple(done),
+                key,
+                trace.parallel,
+                runnable,
+                asked,
+                passing,
+            )
+        if turn.call and _wrote(turn, writes):
             done.append(turn.call)
+            asked = frozenset()
+        asked |= {call_key(call) for call in turn.calls}
+
+
+def call_key(call: ToolCall) -> bytes:
+    """Equal where two calls are the same but for their ids."""
+    return key_of([call.name, call.args])
+
+
+def _wrote(turn: Turn, writes: Collection[str]) -> bool:
+    return turn.turn_class == "ok" and turn.call is not None and turn.call.name in writes
 
 
 def _first(kept: Mapping[str, Context], count: int) -> list[Context]:

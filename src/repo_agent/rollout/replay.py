@@ -145,13 +145,13 @@ def _shared(options: ReplayOptions, found: Contexts) -> _Shared:
         found,
         AgentSpec(registry, protocol, limits),
         Registry.from_openai(registry.schemas()) if functions else registry,
-        _tasks(found) if functions and same else {},
+        runnable_tasks(found) if functions and same else {},
         TokenCounter(trained.base if trained and options.adapter else None),
         find_prices(options.model, options.price_in, options.price_out),
     )
 
 
-def _tasks(found: Contexts) -> dict[tuple[Path, str], Task]:
+def runnable_tasks(found: Contexts) -> dict[tuple[Path, str], Task]:
     """The tasks of the contexts' runs that are still what they were when those ran."""
     runs = {context.runnable for of_task in found.by_task.values() for context in of_task if context.runnable}
     suites: dict[str, Suite | None] = {}
@@ -251,7 +251,7 @@ async def _played(
                 seed=seed,
                 constrain=shared.options.constrain,
                 guarded=guarded(task, shared.spec.registry) if task else shared.judged,
-                any_call=_called(context, shared.spec),
+                any_call=called(context, shared.spec),
                 counter=shared.counter,
                 parallel=context.parallel,
             )
@@ -260,7 +260,7 @@ async def _played(
     return rollout, outcome
 
 
-def _called(context: Context, spec: AgentSpec) -> bool:
+def called(context: Context, spec: AgentSpec) -> bool:
     """Whether a call was made before."""
     said = [message for message in context.messages if message.role == "assistant"]
     return any(m.tool_calls or spec.protocol.parse(m.content, spec.registry.specs).call for m in said)

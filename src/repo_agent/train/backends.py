@@ -11,9 +11,10 @@ from repo_agent.train.config import TrainConfig
 from repo_agent.train.record import OnStep, RunRecord
 
 Backend = Callable[..., RunRecord]
-"""`(dataset, out, config, on_step, *, resume, say, ask, probe)`: trains on a dataset directory and writes the adapter
-directory `out`. `say` tells what goes on, a line at a time; `ask` puts a question to the user, None where nobody is
-there; `probe` replays recorded contexts through the model in training (`measure.Probe`)."""
+"""`(dataset, out, config, on_step, *, resume, say, ask, probe, environment)`: trains on a dataset directory and writes
+the adapter directory `out`. `say` tells what goes on, a line at a time; `ask` puts a question to the user, None where
+nobody is there; `probe` replays recorded contexts through the model in training (`measure.Probe`); `environment` holds
+the contexts and rewards of the method grpo."""
 
 
 def local(
@@ -26,7 +27,14 @@ def local(
 
 
 def together(
-    dataset: Path, out: Path, config: TrainConfig, on_step: OnStep | None = None, *, probe: Any = None, **more: Any
+    dataset: Path,
+    out: Path,
+    config: TrainConfig,
+    on_step: OnStep | None = None,
+    *,
+    probe: Any = None,
+    environment: Any = None,
+    **more: Any,
 ) -> RunRecord:
     """A fine-tuning job at Together."""
     from repo_agent.train.together.backend import train_together

@@ -55,6 +55,9 @@ def card(record: RunRecord, name: str) -> str:
         "training": f"{config.method}, {config.epochs} epochs, {rate}",
         "on": f"{record.device}, {record.precision or 'precision unknown'}, {record.processes} process(es), {took}",
     }
+    if record.silent_groups:
+        silent, groups = record.silent_groups
+        facts["reward"] = f"{config.reward}; {silent} of {groups} groups had equal rewards, and taught nothing"
     return _CARD.format(
         base_json=json.dumps(record.base),
         name=markdown(name),

@@ -28,7 +28,7 @@ class TrainConfig(pydantic.BaseModel):
     """`tiny`, `smollm2`, a folder, or a hub name."""
     adapter: str | None = None
     """A folder that `train` wrote: its weights are trained on, where None makes a new adapter."""
-    method: Literal["sft", "dpo"] = "sft"
+    method: Literal["sft", "dpo", "grpo"] = "sft"
     beta: float = pydantic.Field(0.1, gt=0)
     """Of dpo: how dearly it pays for a distance from the reference."""
     preset: Literal["recommended", "plan"] = "recommended"
@@ -74,6 +74,20 @@ class TrainConfig(pydantic.BaseModel):
     """Checkpoints over the whole run, beside those at evaluations."""
     report_to: tuple[str, ...] = ()
     """Trackers that transformers knows: tensorboard, wandb, mlflow, …; each is installed by you."""
+    contexts: tuple[str, ...] = ()
+    """Of grpo, as what follows: runs in whose recorded contexts replies are drawn."""
+    per_task: int = pydantic.Field(20, ge=1)
+    """Contexts of a task, at most."""
+    generations: int = pydantic.Field(8, ge=2)
+    """Replies to a context: a group, in which each is compared with the mean."""
+    reply_tokens: int = pydantic.Field(512, ge=1)
+    """The most that a reply may have; a longer one is cut off, and earns nothing."""
+    temperature: float = pydantic.Field(1.0, gt=0, le=2)
+    """Of the draws."""
+    kl: float = pydantic.Field(0.02, ge=0)
+    """How dearly it pays for a distance from where it began."""
+    reward: Literal["ladder", "constant", "shuffled"] = "ladder"
+    """The last two are placebos: the same for all replies, and the rewards of a step dealt out at random."""
     together: TogetherConfig = TogetherConfig()
     """Of `--backend together` alone."""
 
@@ -133,6 +147,11 @@ def _conflicts(settings: Mapping[str, Any]) -> Iterator[str]:
     """What no two settings may say together."""
     if settings.get("step_tokens") is not None and settings.get("batch_size") is not None:
         yield "--step-tokens and --batch-size both say how large a step is: give one of them"
+    by_reward = settings.get("method") == "grpo"
+    if by_reward and settings.get("step_tokens") is not None:
+        yield "--step-tokens is unknown before replies are drawn: give --batch-size, in contexts"
+    if settings.get("contexts") and not by_reward:
+        yield "--contexts is of --method grpo: give that, or leave it out"
     if settings.get("quantize") == "4bit" and settings.get("precision") == "fp32":
         yield "--quantize 4bit computes in bf16: leave out --precision fp32"
 

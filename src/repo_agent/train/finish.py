@@ -91,6 +91,7 @@ def _record(run: Run, form: str, served_nll: float | None) -> RunRecord:
     prepared, folder = run.prepared, run.folder
     steps, best = folder.steps(), best_of(run.evaluations.all)
     on_gpu = run.model.device.type == "cuda"
+    drawn = sum(one.drawn or 0 for one in steps) if prepared.config.method == "grpo" else None
     facts: dict[str, Any] = {
         **origin(prepared.dataset, prepared.config, prepared.renderer, prepared.start),
         "device": torch.cuda.get_device_name(run.model.device) if on_gpu else str(run.model.device),
@@ -100,8 +101,8 @@ def _record(run: Run, form: str, served_nll: float | None) -> RunRecord:
         "dropped_too_long": prepared.made.too_long,
         "lost_tokens": dict(prepared.made.lost),
         "prompts": prepared.made.prompts,
-        "tokens": sum(row.length for row in prepared.rows),
-        "trained_tokens": prepared.size.trained,
+        "tokens": sum(row.length for row in prepared.rows) if drawn is None else sum(one.tokens or 0 for one in steps),
+        "trained_tokens": prepared.size.trained if drawn is None else drawn,
         "losses": steps,
         "seconds": round(sum(step.seconds or 0.0 for step in steps), 2),
         "eval_tasks": list(prepared.held),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,17 @@ from repo_agent.chat.base import base_hash
 from repo_agent.chat.weights import SMALL, load_weights, with_adapter
 from repo_agent.errors import Stopped, UserError, boundary
 from repo_agent.messages import digest, tilde
-from repo_agent.train.batches import steps_of
+from repo_agent.train.batches import Step, steps_of
 from repo_agent.train.config import TrainConfig
 from repo_agent.train.dpo import PairPasses, Reference, check_reference
+from repo_agent.train.environment import Environment
 from repo_agent.train.finish import finish
 from repo_agent.train.folder import RunFolder
+from repo_agent.train.grpo import GroupPasses, HeldBack, Practice, silent_line
 from repo_agent.train.measure import Evaluations, Probe
 from repo_agent.train.passes import add_head, choose_attention
 from repo_agent.train.plan import again_needed, pass_tokens
-from repo_agent.train.prepare import Prepared, prepare
+from repo_agent.train.prepare import Prepared, PreparedContexts, prepare
 from repo_agent.train.record import OnStep, RunRecord, Say
 from repo_agent.train.run import Run
 from repo_agent.train.step import Passes
@@ -43,8 +45,10 @@ def train(
     resume: bool = False,
     say: Say = lambda line: None,
     probe: Probe | None = None,
+    environment: Environment | None = None,
 ) -> RunRecord:
-    """Train a LoRA on a dataset's trajectories; writes `out`: adapter, run_record.json, model card, canary, plots.
+    """Train a LoRA on a dataset's trajectories, or as `config.method` says; writes `out`: adapter, run_record.json,
+    model card, canary, plots.
 
     Until then `OUT.run` holds checkpoints; `resume` takes up what is there. Raises UserError for an `out` that exists,
     a dataset or base that is not there, rows that are all too long, an unfinished run of other settings; Stopped after
@@ -53,7 +57,9 @@ def train(
     if out.exists():
         raise UserError("already exists", str(out), "Choose another --out, or remove it")
     here, folder = world(), RunFolder(out)
-    prepared = prepare(dataset, config)
+    prepared = prepare(dataset, config, environment)
+    if prepared.config.method == "grpo" and here.size > 1:
+        raise UserError("draws its replies in one process", "--method grpo", "Leave accelerate launch out")
     if here.main:
         folder.open(identity(prepared), resume)
     finished = False
@@ -73,7 +79,7 @@ def train(
 def identity(prepared: Prepared[Any]) -> dict[str, Any]:
     """What a run is: where this is equal, its checkpoints may be taken up."""
     config = prepared.config
-    return {
+    found = {
         "config": config.model_copy(update={"base": tilde(config.base)}).model_dump(mode="json"),
         "dataset": digest(prepared.dataset.record),
         "base": base_hash(config.base),
@@ -81,6 +87,9 @@ def identity(prepared: Prepared[Any]) -> dict[str, Any]:
         "tokenizer": prepared.renderer.fingerprint(),
         "rows": [len(prepared.rows), prepared.size.trained],
     }
+    if isinstance(prepared, PreparedContexts):
+        found["contexts"] = digest([one.key for one in prepared.environment.contexts])
+    return found
 
 
 def _start(
@@ -100,13 +109,13 @@ def _start(
     model = load_weights(config.base, here.device(), _dtype(config), quantized=config.quantize == "4bit")
     model.name_or_path = model.config._name_or_path = tilde(config.base)  # PEFT writes it into the adapter
     add_head(model)
-    pairs = config.method == "dpo"
-    kind, why = ("alone", "") if pairs else choose_attention(model, prepared.rows, config.attention)
+    sft = config.method == "sft"
+    kind, why = choose_attention(model, prepared.rows, config.attention) if sft else ("alone", "")
     if why and here.main:
         say(f"attention: {kind} ({why})")
     if left := unused_gpus(here):
         say(f"{left} GPUs are left alone; accelerate launch uses them (docs/training.md)")
-    passes = (PairPasses if pairs else Passes)(prepared.rows, steps, 1 if kind == "alone" else most, here, say)
+    passes = _passes(prepared, steps, 1 if kind == "alone" and config.method != "grpo" else most, here, say)
     run = Run(prepared, folder, here, model, passes, kind, Evaluations([], config.early_stop), probe, say)
     measure = run.measure if prepared.held else None
     start = prepared.start
@@ -114,10 +123,22 @@ def _start(
     run.trainer = make_trainer(
         begun, prepared.renderer.tokenizer, config, passes, folder, here, on_step, measure, again
     )
-    if pairs:
+    if config.method == "dpo":
         check_reference(run.trainer, [prepared.rows[index] for index in steps[0].rows])
         run.reference = Reference(run.trainer.model, prepared.held_rows, config.beta) if prepared.held else None
+    elif isinstance(passes, GroupPasses):
+        numbers = [row.number for rows in prepared.held_rows.values() for row in rows]
+        run.reference = HeldBack(passes.practice, numbers, config.replays)
     return run
+
+
+def _passes(prepared: Prepared[Any], steps: Sequence[Step], most: int, here: World, say: Say) -> Passes[Any]:
+    """How the steps of the config's method are taken."""
+    if not isinstance(prepared, PreparedContexts):
+        return (PairPasses if prepared.config.method == "dpo" else Passes)(prepared.rows, steps, most, here, say)
+    prompts = {row.number: row.input_ids for row in prepared.made.rows}
+    practice = Practice(prepared.environment, prepared.renderer, prompts, prepared.config)
+    return GroupPasses(practice, prepared.rows, steps, most, here, say)
 
 
 def _go(run: Run) -> None:
@@ -134,6 +155,9 @@ def _go(run: Run) -> None:
     if run.trainer.schedule.stop and run.trainer.state.global_step < len(run.passes.steps):
         done = f"stopped after step {run.trainer.state.global_step} of {len(run.passes.steps)}"
         raise Stopped(done, 130, "the same command with --resume continues")
+    steps = run.folder.steps()
+    if line := silent_line(sum(one.silent or 0 for one in steps), sum(one.groups or 0 for one in steps)):
+        run.say(line)
 
 
 @contextmanager

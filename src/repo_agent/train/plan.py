@@ -143,8 +143,9 @@ def _device() -> str:
 
 
 def _seconds(prepared: Prepared[Any], tokens: int, again: bool) -> float | None:
-    """An estimate from the speed of matrix products here; None where the base's size is unknown."""
-    if prepared.parameters is None:
+    """An estimate from the speed of matrix products here; None where the base's size is unknown, or how long replies
+    will be that have yet to be drawn."""
+    if prepared.parameters is None or prepared.config.method == "grpo":
         return None
     reference = prepared.config.method == "dpo"
     work = (FLOPS_A_TOKEN + 2 * again + 2 * reference) * prepared.parameters * tokens

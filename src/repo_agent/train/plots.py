@@ -19,6 +19,8 @@ def plot(record: RunRecord, path: Path) -> None:
         "margin": [(one.step, one.margin) for one in record.losses],
         "held-back preference loss": [(one.step, one.preference_loss) for one in record.evals],
         "replayed calls valid": [(one.step, one.validity) for one in record.evals],
+        "mean reward": [(one.step, one.reward) for one in record.losses],
+        "held-back mean reward": [(one.step, one.reward) for one in record.evals],
         "tokens a second": list(speeds),
     }
     known = {label: [(x, y) for x, y in points if y is not None] for label, points in curves.items()}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -18,14 +18,15 @@ from repo_agent.data.dataset import Dataset, read_dataset
 from repo_agent.data.pair_set import RECORD as PAIRS_RECORD
 from repo_agent.data.pair_set import PairSet, read_pairs
 from repo_agent.data.pair_tokens import TokenPair, pair_rows
-from repo_agent.data.tokens import Rows, training_rows
+from repo_agent.data.tokens import Rows, TrainingRows, training_rows
 from repo_agent.data.trajectories import NextTurn
 from repo_agent.errors import UserError
 from repo_agent.messages import Message, digest, tilde
 from repo_agent.train.batches import Row
 from repo_agent.train.config import TrainConfig
+from repo_agent.train.environment import Environment, Prompt, prompt_rows
 from repo_agent.train.presets import Size, resolve, warnings
-from repo_agent.train.sizes import check_target, parameters_of
+from repo_agent.train.sizes import check_target, config_of, parameters_of
 from repo_agent.train.start import Start, begun, start_of
 
 R = TypeVar("R", bound=Row)
@@ -110,6 +111,40 @@ class PreparedTurns(Prepared[Tokens]):
                 yield one.task, one.messages[: one.kept[0].at]
 
 
+@dataclass(frozen=True)
+class PreparedContexts(Prepared[Prompt]):
+    """Recorded contexts of a dataset's train tasks; `eval_nll` is of the dataset's own rows."""
+
+    dataset: Dataset
+    environment: Environment
+    turns: TrainingRows
+
+    @property
+    def held(self) -> dict[str, list[Tokens]]:
+        found: dict[str, list[Tokens]] = {}
+        for row, (task, group) in zip(self.turns.rows, self.turns.tasks, strict=True):
+            if group in self.held_groups:
+                found.setdefault(task, []).append(row)
+        return dict(sorted(found.items()))
+
+    def held_turns(self) -> Iterator[NextTurn]:
+        """None: replies are drawn in the contexts of the runs."""
+        return iter(())
+
+    def openings(self) -> Iterator[tuple[str, Sequence[Message]]]:
+        """The shortest context of each task comes first."""
+        for row in sorted(self.rows, key=lambda row: len(row.input_ids)):
+            context = self.environment.contexts[row.number]
+            yield context.task, context.messages
+
+    def warnings(self, steps: int) -> list[str]:
+        count, runs = len(self.environment.contexts), self.environment.executed
+        judged = [
+            f"the calls of replies run in {runs} of {count} contexts; in the others they are judged by their form"
+        ]
+        return [*super().warnings(steps), *(judged if runs < count else [])]
+
+
 class PreparedPairs(Prepared[TokenPair]):
     """A folder's preference pairs."""
 
@@ -135,8 +170,8 @@ class PreparedPairs(Prepared[TokenPair]):
                 yield pair.record["task"], pair.context
 
 
-def prepare(folder: Path, config: TrainConfig) -> Prepared[Any]:
-    """Read, render and divide a dataset, or, for a method that learns from them, a folder of pairs.
+def prepare(folder: Path, config: TrainConfig, environment: Environment | None = None) -> Prepared[Any]:
+    """Read, render and divide a dataset, or what another method learns from: a folder of pairs, an environment.
 
     Raises UserError for data, base or adapter that are not there or do not fit each other, a `target` that names no
     layer of the base, a prompt that renders otherwise than it ran, rows that are all too long.
@@ -149,14 +184,19 @@ def prepare(folder: Path, config: TrainConfig) -> Prepared[Any]:
         if isinstance(data, Dataset)
         else pair_rows(data, renderer, config.max_length)
     )
+    kind: Callable[..., Prepared[Any]] = PreparedTurns if isinstance(data, Dataset) else PreparedPairs
+    known = {group for _, group in made.tasks}
+    if config.method == "grpo":
+        assert environment is not None and isinstance(made, TrainingRows)
+        kind = partial(PreparedContexts, environment=environment, turns=made)
+        made = prompt_rows(environment, renderer, _longest(config), config.reply_tokens, config.generations)
     if not made.rows and not made.too_long:
         raise UserError("holds nothing to train on", str(folder), "Make it again")
     if not made.rows:
         raise UserError(f"all {made.too_long} rows are too long", str(folder), "Raise --max-length")
     start = start_of(config, data.record["contract"], {task for task, _ in made.tasks})
-    groups = sorted({group for _, group in made.tasks})
+    groups = sorted({group for _, group in made.tasks} & known)
     held = held_back(groups, config.eval_share, config.seed) if config.evals else frozenset()
-    kind: type[Prepared[Any]] = PreparedTurns if isinstance(data, Dataset) else PreparedPairs
     found = kind(data, renderer, made, held, parameters_of(config.base), begun(config, start), start)
     return replace(found, config=resolve(found.config, found.size))
 
@@ -168,6 +208,12 @@ def read_data(folder: Path, config: TrainConfig) -> Dataset | PairSet:
     if (folder / PAIRS_RECORD).is_file():
         raise UserError("holds preference pairs", str(folder), "Give --method dpo, or a folder that `build` made")
     return read_dataset(folder)
+
+
+def _longest(config: TrainConfig) -> int:
+    """Tokens of the longest prompt and reply: what the base can read, or less by `max_length`."""
+    found = config_of(config.base)
+    return min(config.max_length, getattr(found, "max_position_embeddings", None) or config.max_length)
 
 
 def held_back(groups: list[str], share: float, seed: int) -> frozenset[str]:

@@ -24,6 +24,8 @@ MOVES = 5e-3
 2e-4 taught nothing, 4e-3 a quarter, 2e-2 three quarters."""
 PAIR_EPOCHS, PAIR_BATCH, PAIR_RATE = 1, 8, 0.1
 """Of preferences: epochs, pairs of a step, and the rate as a share of what it is for turns."""
+GROUP_EPOCHS, GROUP_BATCH, GROUP_RATE = 1, 8, 0.25
+"""Of training by reward: epochs, contexts of a step, and the rate as a share of what it is for turns."""
 _MEAN = {"linear": 0.5, "cosine": 0.5, "constant_with_warmup": 1.0}
 """Mean of a schedule, as a share of its peak."""
 
@@ -40,8 +42,8 @@ class Size(NamedTuple):
 
 def resolve(config: TrainConfig, size: Size) -> TrainConfig:
     """The config with everything decided."""
-    if config.method == "dpo":
-        return _of_pairs(config, size)
+    if config.method != "sft":
+        return _of_rows(config, size)
     if config.preset == "plan":
         batch = PLAN_BATCH if config.step_tokens is None else None
         return config.model_copy(
@@ -61,13 +63,16 @@ def resolve(config: TrainConfig, size: Size) -> TrainConfig:
     return settled.model_copy(update={"lr": rate})
 
 
-def _of_pairs(config: TrainConfig, size: Size) -> TrainConfig:
-    """A step is so many pairs, whatever their tokens, unless `step_tokens` says otherwise."""
+def _of_rows(config: TrainConfig, size: Size) -> TrainConfig:
+    """A step is so many pairs or contexts, whatever their tokens, unless `step_tokens` says otherwise."""
+    epochs, rows, share = (
+        (PAIR_EPOCHS, PAIR_BATCH, PAIR_RATE) if config.method == "dpo" else (GROUP_EPOCHS, GROUP_BATCH, GROUP_RATE)
+    )
     plan = config.preset == "plan"
-    rate = PLAN_LR if plan else PAIR_RATE * recommended_rate(size.parameters, FEW_STEPS)
-    batch = None if config.step_tokens is not None else PAIR_BATCH
+    rate = PLAN_LR if plan else share * recommended_rate(size.parameters, FEW_STEPS)
+    batch = None if config.step_tokens is not None else rows
     settled = {
-        "epochs": config.epochs or PAIR_EPOCHS,
+        "epochs": config.epochs or epochs,
         "lr": config.lr or rate,
         "batch_size": config.batch_size or batch,
     }
@@ -96,7 +101,7 @@ def recommended_rate(parameters: int | None, steps: int) -> float:
 def warnings(config: TrainConfig, parameters: int | None, count: int) -> list[str]:
     """What to say before a run of so many steps, with a resolved config, is paid for."""
     found: list[str] = []
-    if config.method == "dpo":
+    if config.method != "sft":
         return found
     rate = config.lr or 0.0
     moved = rate * count * _MEAN[config.schedule] * config.alpha / config.rank / 2

@@ -32,6 +32,16 @@ class StepLoss(pydantic.BaseModel):
     margin: float | None = None
     """Of preferences: how much more the reward of the chosen turns has grown than that of the rejected ones, which is
     beta times the log-probability that a turn has won against the reference."""
+    reward: float | None = None
+    """Of training by reward: the mean reward of the replies that were drawn."""
+    groups: int | None = None
+    """Contexts that replies were drawn to."""
+    silent: int | None = None
+    """Those of them whose replies all had the same reward, so that nothing was learned from them."""
+    drawn: int | None = None
+    """Tokens of the replies."""
+    kl: float | None = None
+    """Nats a drawn token that the model is away from where it began; None where --kl is 0, and of silent steps."""
     lr: float | None = None
     grad_norm: float | None = None
     tokens: int | None = None
@@ -57,9 +67,15 @@ class Evaluation(pydantic.BaseModel):
     preferred: float | None = None
     """Share of them whose margin is above 0."""
 
+    reward: float | None = None
+    """Of training by reward: the mean reward of replies that are drawn in contexts that are held back, each time with
+    the same seeds; `validity` is then theirs, and not of greedy ones."""
+
     @property
     def score(self) -> float | None:
         """What the best evaluation has least of."""
+        if self.reward is not None:
+            return -self.reward
         return self.eval_nll if self.preference_loss is None else self.preference_loss
 
 
@@ -142,6 +158,12 @@ class RunRecord(pydantic.BaseModel):
     """How these weights are to be served: the base's precision, with this adapter."""
     served_nll: float | None = None
     """Their `eval_nll` in that form."""
+
+    @property
+    def silent_groups(self) -> tuple[int, int] | None:
+        """Of training by reward: groups whose rewards were all equal, of how many."""
+        groups = sum(one.groups or 0 for one in self.losses)
+        return (sum(one.silent or 0 for one in self.losses), groups) if groups else None
 
     @property
     def seen_tasks(self) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 from repo_agent.train.config import TrainConfig
 from repo_agent.train.dpo import Reference
 from repo_agent.train.folder import RunFolder
+from repo_agent.train.grpo import HeldBack
 from repo_agent.train.measure import Evaluations, Probe, evaluating, token_nll
 from repo_agent.train.prepare import Prepared
 from repo_agent.train.record import Evaluation, Say
@@ -30,8 +31,8 @@ class Run:
     evaluations: Evaluations
     probe: Probe | None
     say: Say
-    reference: Reference | None = None
-    """Of preferences."""
+    reference: Reference | HeldBack | None = None
+    """Of other methods than sft: what else an evaluation measures."""
     trainer: Any = None
 
     @property
@@ -42,16 +43,11 @@ class Run:
         """Evaluate the weights after a step, and keep them where they are the best so far."""
         tuned = self.trainer.model
         nll, tasks = token_nll(tuned, self.prepared.held, self.passes.most)
-        preferences = self.reference.compare(tuned) if self.reference else {}
-        valid, replayed = self._replay(tuned)
-        found = Evaluation(
-            step=step,
-            eval_nll=nll,
-            tasks=tasks,
-            validity=valid / replayed if replayed else None,
-            replayed=replayed,
-            **preferences,
-        )
+        more = self.reference.compare(tuned) if self.reference else {}
+        if "replayed" not in more:
+            valid, replayed = self._replay(tuned)
+            more |= {"validity": valid / replayed if replayed else None, "replayed": replayed}
+        found = Evaluation(step=step, eval_nll=nll, tasks=tasks, **more)
         best = self.evaluations.add(found)
         if self.world.main:
             self.folder.log(found.model_dump())
@@ -80,6 +76,8 @@ def _told(found: Evaluation) -> str:
     said = [f"eval_nll {found.eval_nll:.4f}"]
     if found.preference_loss is not None:
         said.append(f"preference loss {found.preference_loss:.4f}, {found.preferred:.0%} preferred")
+    if found.reward is not None:
+        said.append(f"mean reward {found.reward:.3f}")
     if found.validity is not None:
         said.append(f"{found.validity:.0%} of {found.replayed} replayed calls valid")
     return ", ".join(said)

@@ -27,6 +27,11 @@ class Passes(Generic[R]):
         self.rows, self.steps, self.most = rows, steps, most
         self._world, self._say = world, say
 
+    @property
+    def figures(self) -> dict[str, Any]:
+        """What is known of the last step beside its loss, as fields of a StepLoss."""
+        return {}
+
     def gradient(self, trainer: Any, model: Any, number: int) -> Any:
         """Add the gradient of step `number` to the weights; returns its loss, of which each process has a part.
 

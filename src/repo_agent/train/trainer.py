@@ -15,6 +15,7 @@ from typing import Any
 from repo_agent.errors import UserError
 from repo_agent.train.config import TrainConfig
 from repo_agent.train.folder import WHOLE, RunFolder, step_of
+from repo_agent.train.grpo import GroupPasses, earned, group_arguments, group_trainer
 from repo_agent.train.record import Evaluation, OnStep, StepLoss
 from repo_agent.train.step import Passes
 from repo_agent.train.world import World, one_gpu_only
@@ -49,17 +50,23 @@ def make_trainer(
     )
     evals = places(config.evals, len(passes.steps)) if measure else set()
     schedule = _schedule(config, passes, evals, folder, world, on_step)
-    numbers = [number for number in range(len(passes.steps)) for _ in range(world.size)]
+    each = config.generations if config.method == "grpo" else 1  # TRL takes whole groups of items for a step
+    numbers = [number for number in range(len(passes.steps)) for _ in range(world.size * each)]
+    own = (
+        {"reward_funcs": earned, "rollout_func": passes.practice.roll}
+        if isinstance(passes, GroupPasses)
+        else {"data_collator": _number}
+    )
     trainer = _trainer_class(config.method)(
         passes,
         measure,
         model=model,
         args=_arguments(model, config, passes, folder.path, again),
         train_dataset=datasets.Dataset.from_dict({"step": numbers}),
-        data_collator=lambda items: {"step": items[0]["step"]},
         processing_class=tokenizer,
         peft_config=None if isinstance(model, peft.PeftModel) else lora,
         callbacks=[schedule],
+        **own,
     )
     trainer.remove_callback(PrinterCallback)
     trainer.schedule = schedule
@@ -72,12 +79,14 @@ def make_trainer(
 def _trainer_class(method: str) -> Any:
     import trl
 
-    parent: Any = getattr(trl, {"sft": "SFTTrainer", "dpo": "DPOTrainer"}[method])  # either takes a while to load
+    names = {"sft": "SFTTrainer", "dpo": "DPOTrainer"}
+    parent: Any = getattr(trl, names[method]) if method in names else group_trainer()  # each takes a while to load
 
     class StepTrainer(parent):  # type: ignore[misc]
         def __init__(self, passes: Passes[Any], measure: Measure | None, **more: Any) -> None:
             super().__init__(**more)
             self.passes, self.measure = passes, measure
+            self.data_collator: Any = _number
 
         def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
             return dataset
@@ -94,6 +103,7 @@ def _trainer_class(method: str) -> Any:
                 "eval_validity": found.validity,
                 "eval_preference_loss": found.preference_loss,
                 "eval_margin": found.margin,
+                "eval_reward": found.reward,
             }
             logs = {name: figure for name, figure in figures.items() if figure is not None}
             self.log(dict(logs))
@@ -114,6 +124,10 @@ def _trainer_class(method: str) -> Any:
     return StepTrainer
 
 
+def _number(items: list[dict[str, int]]) -> dict[str, int]:
+    return {"step": items[0]["step"]}
+
+
 def _arguments(model: Any, config: TrainConfig, passes: Passes[Any], folder: Path, again: bool) -> Any:
     """TRL's configuration: one item of the dataset is one optimizer step."""
     import torch
@@ -121,15 +135,15 @@ def _arguments(model: Any, config: TrainConfig, passes: Passes[Any], folder: Pat
 
     steps = len(passes.steps)
     kinds: dict[str, tuple[str, dict[str, Any]]] = {
-        "sft": ("SFTConfig", {"packing": False}),
-        "dpo": ("DPOConfig", {"beta": config.beta, "loss_type": ["sigmoid"]}),
+        "sft": ("SFTConfig", {"packing": False, "max_length": None}),
+        "dpo": ("DPOConfig", {"beta": config.beta, "loss_type": ["sigmoid"], "max_length": None}),
+        "grpo": ("GRPOConfig", group_arguments(config)),
     }
     kind, own = kinds[config.method]
     made = getattr(trl, kind)(
+        **{"per_device_train_batch_size": 1} | own,
         output_dir=str(folder),
-        max_length=None,
         remove_unused_columns=False,
-        per_device_train_batch_size=1,
         gradient_accumulation_steps=1,
         train_sampling_strategy="sequential",
         max_steps=steps,
@@ -153,7 +167,6 @@ def _arguments(model: Any, config: TrainConfig, passes: Passes[Any], folder: Pat
         report_to=list(config.report_to) or "none",
         disable_tqdm=True,
         ddp_find_unused_parameters=False,
-        **own,
     )
     one_gpu_only(made)
     return made
@@ -191,19 +204,20 @@ def _schedule(
                 return
             _check(logs, state.global_step, config)
             step, seconds = passes.steps[state.global_step - 1], time.monotonic() - self.began
-            line = StepLoss(
-                step=state.global_step,
-                loss=logs["loss"],
-                lr=logs.get("learning_rate"),
-                grad_norm=logs.get("grad_norm"),
-                margin=logs.get("rewards/margins"),
-                tokens=step.tokens,
-                seconds=round(seconds, 4),
-            )
+            found = {
+                "loss": logs["loss"],
+                "lr": logs.get("learning_rate"),
+                "grad_norm": logs.get("grad_norm"),
+                "margin": logs.get("rewards/margins"),
+                "kl": logs.get("kl"),
+                "tokens": step.tokens,
+                "seconds": round(seconds, 4),
+            }
+            line = StepLoss(step=state.global_step, **found | passes.figures)
             if world.main:
                 folder.log(line.model_dump())
                 if on_step:
-                    on_step(line.step, total, line.loss, step.tokens / seconds if seconds else None)
+                    on_step(line.step, total, line.loss, (line.tokens or 0) / seconds if seconds else None)
 
         def on_save(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
             if world.main:
