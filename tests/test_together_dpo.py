@@ -156,6 +156,12 @@ def test_nothing_is_sent_before_the_user_agrees_to_pairs_that_cannot_be_previewe
     assert not server.requests and not JobFolder(case.out).path.exists()
 
 
+def test_rewards_are_no_matter_of_together(server: TogetherServer, case: PairCase) -> None:  # noqa: F811
+    with pytest.raises(UserError, match="replies are drawn and graded here"):
+        case.train(method="grpo", contexts=["runs/own"])
+    assert not server.requests
+
+
 def test_an_adapter_that_no_job_made_is_refused(server: TogetherServer, case: PairCase, tmp_path: Path) -> None:  # noqa: F811
     with pytest.raises(UserError, match=r"was made on Tiny/Base-Instruct there.*Leave it out"):
         case.train(together={"model": "Other/Base"})

@@ -55,7 +55,7 @@ def train_together(
     allowed, where nobody agrees to it, and where `out` exists or a job for it is under way and `resume` is off.
     Whatever ends it early, `resume` continues.
     """
-    _refuse_unchecked(config)
+    _refuse_method(config)
     folder = JobFolder(out)
     if out.exists():
         if resume and folder.exists and is_of(out, folder.read()):  # killed when nothing was left to do but this
@@ -88,8 +88,12 @@ def train_together(
         return fetch(run.client, folder, run.job, source, follower, last, out)
 
 
-def _refuse_unchecked(config: TrainConfig) -> None:
-    """What cannot be compared before it is billed begins only where that is agreed to."""
+def _refuse_method(config: TrainConfig) -> None:
+    """Raise UserError for what Together does not do, and for what cannot be compared before it is billed where nobody
+    has agreed to that."""
+    if config.method == "grpo":
+        what = "replies are drawn and graded here, from weights that change at every step"
+        raise UserError(what, "--backend together --method grpo", "Train on this machine")
     if config.method == "dpo" and not config.together.accept_unchecked:
         what = "Together shows what it makes of pairs only once a job runs, and is billed: a difference then cancels it"
         remedy = "Add --together-accept-unchecked if that is enough, or train on this machine"
