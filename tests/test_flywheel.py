@@ -74,11 +74,12 @@ def test_arms_are_held_out_and_played_alike(tmp_path: Path) -> None:
         {"name": "a", "route": "teacher", "teacher": "oracle", "collect": {"max_steps": 9}},
         {"name": "b", "route": "self", "begin": "base"},
         {"name": "c", "route": "dpo", "begin": "a"},
+        {"name": "d", "route": "grpo", "begin": "a", "train": {"generations": 4}},
     ]
     record = plan(tmp_path, *rounds, eval={"max_tokens": 64, "jobs": 2}, seed=3, held_out=5)
     evals = [words.split() for words in words_of(record) if words.startswith("eval")]
     arms = [words for words in evals if words[words.index("--split") + 1] == "held-out"]
-    assert len(arms) == 5 and len(evals) == 8
+    assert len(arms) == 6 and len(evals) == 10
     settings = set()
     for words in arms:
         own = {words.index("--model") + 1, words.index("--out") + 1}
@@ -87,7 +88,10 @@ def test_arms_are_held_out_and_played_alike(tmp_path: Path) -> None:
     compares = [words for words in words_of(record) if words.startswith("compare")]
     assert "runs/base " in compares[1] and "runs/b " in compares[1]  # b begins from the base, c from a
     assert "runs/a " in compares[2] and "runs/c " in compares[2]
-    assert all(f"runs/{arm} " in compares[3] for arm in ("base", "base-constrained", "a", "b", "c"))
+    assert all(f"runs/{arm} " in compares[4] for arm in ("base", "base-constrained", "a", "b", "c", "d"))
+    rewarded = words_of(record)[-4]
+    assert "--method grpo " in rewarded and f"--contexts {tmp_path}/w/runs/d-collect " in rewarded
+    assert f"--adapter {tmp_path}/w/adapters/a " in rewarded and "--generations 4" in rewarded
 
 
 def test_what_is_kept_is_a_choice(tmp_path: Path) -> None:

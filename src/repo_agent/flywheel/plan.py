@@ -22,7 +22,7 @@ _GIVEN = {
     "collect": "suite split model out rollouts held_out adapter budget_usd budget_tokens json constrain".split(),
     "build": "out tokenizer dry_run json".split(),
     "pairs": "out tokenizer dry_run json".split(),
-    "train": "out base adapter method resume cancel dry_run budget_usd json".split(),
+    "train": "out base adapter method contexts resume cancel dry_run budget_usd json".split(),
 }
 """Options that follow from the rest of the plan."""
 
@@ -36,16 +36,16 @@ class Round(_Table):
 
     name: str = pydantic.Field(pattern=r"^[A-Za-z0-9][\w-]*$")
     """Of its folders and of its arm."""
-    route: Literal["teacher", "self", "dpo"]
+    route: Literal["teacher", "self", "dpo", "grpo"]
     """teacher: SFT on a stronger model's rollouts; self: SFT on the model's own under a grammar; dpo: preference
-    pairs of its bad turns."""
+    pairs of its bad turns; grpo: rewards of new replies in the contexts of its own rollouts."""
     begin: str | None = None
     """The earlier round whose adapter it begins from, `start`, or `base`; None: the round before."""
     teacher: str | None = None
     """A model, as `eval --model` takes it; of the route teacher alone."""
     keep: Literal["executed", "passed"] | None = None
-    """Which turns are trained on: calls that executed, or those of them in rollouts that passed. teacher: passed; self:
-    executed."""
+    """Which turns are trained on (grpo: measured on): calls that executed, or those of them in rollouts that passed.
+    teacher: passed; self, grpo: executed."""
     rollouts: int = pydantic.Field(4, ge=1)
     """Of each train task."""
     samples: int = pydantic.Field(4, ge=0)
@@ -60,7 +60,7 @@ class Round(_Table):
 
     @property
     def kept(self) -> str:
-        return self.keep or ("executed" if self.route == "self" else "passed")
+        return self.keep or ("passed" if self.route == "teacher" else "executed")
 
 
 class Plan(_Table):

@@ -41,7 +41,7 @@ def held_out(plan: Plan, arm: str) -> Stage:
 def gathering(plan: Plan, place: int) -> Iterator[Stage]:
     """What a round trains on: rollouts on the train tasks, then a dataset or pairs."""
     one = plan.round[place]
-    played, own = plan.out / "runs" / f"{one.name}-collect", plan.model(plan.beginning(place))
+    played, own = collected(plan, one), plan.model(plan.beginning(place))
     more = ["--constrain"] if one.route == "self" else []
     yield _eval(plan, "train", one.teacher or own, one.rollouts, played, one.collect, more)
     if one.route != "dpo":
@@ -60,6 +60,11 @@ def gathering(plan: Plan, place: int) -> Iterator[Stage]:
     yield Stage([*words, "--out", str(material(plan, one))], material(plan, one))
 
 
+def collected(plan: Plan, one: Round) -> Path:
+    """A round's rollouts on the train tasks."""
+    return plan.out / "runs" / f"{one.name}-collect"
+
+
 def material(plan: Plan, one: Round) -> Path:
     """The dataset, or the pairs, of a round."""
     return plan.out / ("pairs" if one.route == "dpo" else "datasets") / one.name
@@ -70,7 +75,8 @@ def training(plan: Plan, place: int) -> Stage:
     one, adapter = plan.round[place], plan.adapter_of(plan.beginning(place))
     made = plan.out / "adapters" / one.name
     words = ["train", str(material(plan, one)), "--base", plan.base]
-    words += ["--method", "dpo"] if one.route == "dpo" else []
+    words += ["--method", one.route] if one.route in ("dpo", "grpo") else []
+    words += ["--contexts", str(collected(plan, one))] if one.route == "grpo" else []
     words += ["--adapter", str(adapter)] if adapter else []
     return Stage([*words, *_flags(one.train), "--resume", "--out", str(made)], made)
 
