@@ -230,7 +230,7 @@ def test_the_command_counts_before_it_draws(
     assert code == 0 and f"{8 * contexts:,}, of at most 32 tokens each" in said
     for more, wrong in (
         ([], "no recorded contexts"),
-        (["--contexts", tmp_path / "data"], "hold no context of a train task"),
+        (["--contexts", tmp_path / "data"], "no event of a trace"),
         (["--contexts", tmp_path / "runs", "--adapter", sft], "was made for other tools"),
         (["--contexts", tmp_path / "runs", "--method", "sft"], "--contexts is of --method grpo"),
     ):
