@@ -27,14 +27,30 @@ class _Mark(NamedTuple):
     code: object
 
 
+_EARLY: dict[ModuleType | type, tuple[dict[str, Any], list[_Mark]]] = {}
+_EARLY_CODES: set[object] = set()
+
+
+def note_early(roots: Collection[str]) -> None:
+    """Note the loaded modules of these packages once for all runs that this process forks: names, and their marks.
+
+    A run takes over what still is as it was, so this saves time and decides nothing.
+    """
+    noted = Marks(lambda _: None, lambda *_: False)
+    noted.note_modules(roots)
+    for mark in noted.marks:
+        _EARLY.setdefault(mark.owner, (dict(vars(mark.owner)), []))[1].append(mark)
+        _EARLY_CODES.add(mark.code)
+
+
 class Marks:
     """`fail` does not return; `is_own(value, name)`: whether the task's own tests put a value there."""
 
     def __init__(self, fail: Callable[[str], None], is_own: Callable[[object, str], bool]) -> None:
         self._fail, self._is_own = fail, is_own
-        self._marks: list[_Mark] = []
+        self.marks: list[_Mark] = []
         self._core: list[_Mark] = []
-        self._codes: set[object] = set()
+        self._codes = set(_EARLY_CODES)
         self._modules: dict[str, ModuleType] = {}
         self._names: dict[type, frozenset[str]] = {}
         self._legacy: set[object] = set()
@@ -45,9 +61,8 @@ class Marks:
         self._modules = {name: module for name, module in found.items() if isinstance(module, ModuleType)}
         seen: set[type] = set()
         for module in self._modules.values():
-            for name, value in list(vars(module).items()):
-                if not any(part in name for part in FREE) and (callable(value) or isinstance(value, type)):
-                    self._mark(module, name, value)
+            self._note(module, _is_called)
+            for value in list(vars(module).values()):
                 if isinstance(value, type) and value.__module__.split(".")[0] in roots and value not in seen:
                     seen.add(value)
                     self.note_class(value)
@@ -55,23 +70,21 @@ class Marks:
         self._legacy = {code_of(value) for value in legacy.values()} - {None}
         core = (pytest.Function, pytest.Item, pytest.Module, pytest.TestReport, pytest.CallInfo)
         wanted = {id(vars(owner)[name]) for owner in core for name in vars(owner)}
-        self._core = [mark for mark in self._marks if id(mark.value) in wanted]
+        self._core = [mark for mark in self.marks if id(mark.value) in wanted]
 
     def note_class(self, owner: type) -> None:
-        for name, value in list(vars(owner).items()):
-            if isinstance(value, METHODS):
-                self._mark(owner, name, value)
+        self._note(owner, lambda _, value: isinstance(value, METHODS))
         if owner.__module__.split(".")[0] in CLOSED:
             self._names[owner] = frozenset(vars(owner))
 
     def has_code(self, code: object) -> bool:
-        return code in self._codes
+        return code is not None and code in self._codes
 
     def check_core(self) -> None:
         self._compare(self._core)
 
     def check(self) -> None:
-        self._compare(self._marks)
+        self._compare(self.marks)
         for name, module in self._modules.items():
             if sys.modules.get(name) is not module and not self._is_own(sys.modules.get(name), name):
                 self._fail(f"the module {name} was replaced")
@@ -82,11 +95,13 @@ class Marks:
                 if says and code_of(value) not in self._legacy:
                     self._fail(f"{owner.__name__} got {name}")
 
-    def _mark(self, owner: ModuleType | type, name: str, value: object) -> None:
-        code = code_of(value)
-        self._marks.append(_Mark(owner, vars(owner), name, value, code))
-        if code is not None:
-            self._codes.add(code)
+    def _note(self, owner: ModuleType | type, is_noted: Callable[[str, object], bool]) -> None:
+        names, marks = _EARLY.get(owner, (None, []))
+        if names is None or names != vars(owner):
+            parts = [part for part in vars(owner).items() if is_noted(*part)]
+            marks = [_Mark(owner, vars(owner), name, value, code_of(value)) for name, value in parts]
+            self._codes.update(mark.code for mark in marks)
+        self.marks += marks
 
     def _compare(self, marks: Sequence[_Mark]) -> None:
         for mark in marks:
@@ -95,6 +110,10 @@ class Marks:
                 continue
             if code_of(now) not in self._legacy and not self._is_own(now, mark.name):
                 self._fail(f"{mark.owner.__name__}.{mark.name} was replaced")
+
+
+def _is_called(name: str, value: object) -> bool:
+    return callable(value) and not any(part in name for part in FREE)
 
 
 def code_of(value: object) -> object:
