@@ -40,9 +40,9 @@ NO_SETUID, NO_DEVICES, NO_PROGRAMS, RECURSIVE, PRIVATE = 2, 4, 8, 0x4000, 0x4000
 """Flags of mount(2)."""
 SET_FLAGS, UP = 0x8914, 1
 """Of a network interface; see netdevice(7)."""
-PR_SET_DUMPABLE = 4
-CAPABILITIES = 0x20080522
-"""The version of capset(2)."""
+PR_SET_DUMPABLE, PR_CAPBSET_DROP = 4, 24
+CAPABILITIES, MOST_CAPABILITIES = 0x20080522, 64
+"""The version of capset(2), and more capabilities than there are."""
 PYTHONS = (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ)
 """What Python handles or ignores from its start on."""
 BEGUN = b"begun"
@@ -155,4 +155,7 @@ def _enter(entry: dict[str, Any]) -> None:
         os.setgroups([])
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
+    else:  # the new user namespace gave all of them
+        for number in range(MOST_CAPABILITIES):
+            libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0)
     checked(libc.capset, struct.pack("Ii", CAPABILITIES, 0), bytes(24))
