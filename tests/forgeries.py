@@ -12,6 +12,7 @@ from repo_agent.sandbox.grade import grade_now
 from repo_agent.sandbox.isolate import Isolation
 from repo_agent.sandbox.job import TestJob
 from repo_agent.sandbox.results import Grade
+from repo_agent.sandbox.watch import Bounds
 from repo_agent.sandbox.workspace import Workspace
 
 TEST = "from m import f\n\n\ndef test_one():\n    assert f(1) == 1\n\n\ndef test_two():\n    assert f(2) == 2\n"
@@ -597,7 +598,9 @@ def forged(forgery: Forgery, layer: Isolation) -> Grade:
     """The last grade of a forgery; the workspace is the same for each."""
     pristine = {"test_m.py": forgery.test, **forgery.more}
     task, original = repr((forgery.tests, pristine)), {"m.py": GOOD, **pristine}
-    job = TestJob(forgery.tests, pristine, test_seconds=5.0, task=task, original=original)
+    # Generous: on a machine that does much else a test may wait long for a processor.
+    bounds = Bounds(wall_seconds=300.0)
+    job = TestJob(forgery.tests, pristine, test_seconds=20.0, task=task, original=original, bounds=bounds)
     files = {"m.py": forgery.program, **pristine, **forgery.files}
     with Workspace({name: text for name, text in files.items() if text or name not in forgery.files}) as workspace:
         return [grade_now(workspace.root, job, layer) for _ in range(forgery.grades)][-1]

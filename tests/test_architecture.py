@@ -31,12 +31,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": {"chat", "protocols"},
     "tasks": {"sandbox"},
     "agent": {"tools", "protocols", "models", "traces"},
-    "rollout": {"agent", "chat", "tools", "protocols", "models", "tasks", "sandbox", "traces", "train"},
+    "probes": {"traces"},
+    "rollout": {"agent", "chat", "tools", "protocols", "models", "tasks", "sandbox", "traces", "train", "probes"},
     "data": {"traces", "tools", "protocols", "chat"},
     "train": {"data", "chat"},
-    "evaluate": {"models", "protocols", "tools", "traces"},
-    "report": {"evaluate", "tools", "traces"},
+    "evaluate": {"models", "probes", "protocols", "tools", "traces"},
+    "report": {"evaluate", "probes", "tools", "traces"},
     "record": {"tools", "protocols", "traces"},
+    "flywheel": {"evaluate", "models", "report", "traces"},
 }
 HEAVY = set("torch transformers peft trl ray together datasets matplotlib scipy statsmodels openai".split())
 

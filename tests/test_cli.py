@@ -141,7 +141,7 @@ EVAL = "eval --suite micro --split all"
         ("tools {teacher} --out {new}/schema.json", "Make it first"),
         ("build {teacher} --out {full}/file/data", "cannot be made"),
         ("mark {tmp}/no x passed", "`record` or `import`"),
-        ("demo --out {full}", "no demo's directory"),
+        ("demo --out {full}", "holds no commands.jsonl"),
         ("train {data} --base tiny --out {new} --backend together", "needs a key"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -157,6 +158,59 @@ def test_nothing_that_a_model_does_is_our_error(layer: str, tmp_path: Path) -> N
     good = {"a path of 900 parts", "a name with every letter"}
     assert set(passed) == set(FAILURES) and good <= {name for name, is_good in passed.items() if is_good}
     assert not any(passed[name] for name in set(FAILURES) - good - {"3000 folders"})
+
+
+def test_an_answer_that_equals_everything_is_no_pass_in_a_rollout(tmp_path: Path) -> None:
+    test = "from m import f\n\n\ndef test_one():\n    assert f(1) == 1\n"
+    programs = {
+        "any": "from unittest import mock\ndef f(x):\n    return mock.ANY\n",
+        "good": "def f(x):\n    return x\n",
+    }
+    tasks = [Task(name, "g", {"m.py": "f = None\n", "test_m.py": test}, ("test_m.py",)) for name in programs]
+    json = PROTOCOLS["json"]
+
+    def model(task: Task, number: int) -> Scripted:
+        write = ToolCall("write_file", {"rel_path": "m.py", "content": programs[task.id]})
+        return Scripted([json.render_call(write), *[json.render_final("done")] * 4])
+
+    spec, layer = AgentSpec(default_registry(), json), canary.choose(unsafe_local=True)
+    setting = Setting("own", "base", "scripted", spec, Sampling(), 0, False, layer)
+    run = RunDir.open(tmp_path / "run", {})
+    asyncio.run(run_rollouts(rollouts_of(tasks, 1), player(tasks, model, setting, Meter(), Watch()), run, 1))
+    assert {row["task"]: row["passed"] for row in run.write_index()} == {"any": False, "good": True}
+
+
+ASKS = """import os
+def f(x):
+    seen = []
+    for name in ('stat', 'lstat', 'listdir', 'readlink', 'open', 'listxattr'):
+        for path in ({secret!r}, {folder!r}):
+            try:
+                getattr(os, name)(path, 0) if name == 'open' else getattr(os, name)(path)
+                seen.append(name)
+            except OSError:
+                pass
+    raise RuntimeError(' '.join(sorted(set(seen))))
+"""
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_what_can_be_asked_about_files_outside(layer: str, tmp_path: Path) -> None:
+    """That they are there, how large and how old, where Landlock keeps files apart; neither names nor contents."""
+    if reason := canary.fault(layer):
+        pytest.skip(reason)
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        secret = Path(folder, "secret")
+        secret.write_text("secret")
+        test = "from m import f\n\n\ndef test_one():\n    f(1)\n"
+        program = ASKS.format(secret=str(secret), folder=folder)
+        with Workspace({"m.py": program, "test_m.py": test}) as workspace:
+            result = grade_now(workspace.root, TestJob(("test_m.py",), {"test_m.py": test}), Isolation(layer))
+    seen = "" if layer == "bubblewrap" else "lstat stat"
+    assert result.output.splitlines()[-1] == f"test_m.py::test_one: RuntimeError: {seen}".rstrip(
+        ": " if not seen else ""
+    )
 
 
 ENDLESS = """import sys

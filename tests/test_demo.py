@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from placebo import swap_targets
 
 from repo_agent.demo.pipeline import commands
 from repo_agent.traces.read import read_trace
@@ -81,7 +81,7 @@ def test_the_printed_commands_give_the_same_numbers(demo: dict[str, Any], out: P
 
 
 def test_a_placebo_is_not_better(demo: dict[str, Any], out: Path) -> None:
-    placebo = _swap_targets(out / "dataset", out / "placebo")
+    placebo = swap_targets(out / "dataset", out / "placebo")
     command("train", placebo, "--base", "tiny", "--lr", "2e-3", "--epochs", 1, "--out", out / "placebo-adapter")
     words, made = next(entry for entry in commands(0, out) if entry[1].name == "tuned")
     run = made.with_name("placebo")
@@ -89,22 +89,6 @@ def test_a_placebo_is_not_better(demo: dict[str, Any], out: Path) -> None:
     command(*words[:-1], run)
     verdict = command("compare", out / "runs/base", run, "--out", out / "placebo-report")["verdict"]
     assert verdict["label"] in ("worse", "inconclusive")
-
-
-def _swap_targets(dataset: Path, out: Path) -> Path:
-    """The same steps, each a trajectory of its own, with every target moved to another one's context."""
-    out.mkdir()
-    found = [json.loads(line) for line in (dataset / "trajectories.jsonl").read_text().splitlines()]
-    places = [(one, turn) for one in found for turn in one["turns"] if turn["kept"]]
-    targets = [one["messages"][turn["at"]] for one, turn in places]
-    random.Random(0).shuffle(targets)
-    lines = [
-        {**one, "id": str(number), "messages": [*one["messages"][: turn["at"]], target], "turns": [turn]}
-        for number, ((one, turn), target) in enumerate(zip(places, targets, strict=True))
-    ]
-    (out / "dataset.json").write_bytes((dataset / "dataset.json").read_bytes())
-    (out / "trajectories.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return out
 
 
 def test_the_demo_goes_on_where_it_stopped(tmp_path: Path) -> None:

@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from made_runs import BAD, OK, SWAPPED, TUNED, make_run, pair_of, runs, varied, weak
 
 from repo_agent.agent.spec import Limits
+from repo_agent.cli import app
 from repo_agent.errors import UserError
 from repo_agent.evaluate import metrics
-from repo_agent.evaluate.arms import eval_command, load_arm
+from repo_agent.evaluate.arms import load_arm
+from repo_agent.evaluate.commands import eval_command
 from repo_agent.evaluate.comparable import load_arms
 from repo_agent.evaluate.comparison import compare_runs
 from repo_agent.tools.verdict import LADDER
@@ -146,7 +149,7 @@ def test_better_names_its_numbers_and_the_json_has_its_keys(tmp_path: Path) -> N
     tuned = ("tuned", [[OK, OK]] * 9, {"model": TUNED})
     comparison = compare_runs(runs(tmp_path, base, tuned))
     printed = json.loads(json.dumps(comparison.to_json(), allow_nan=False))
-    assert set(printed) == {"arms", "pairs", "verdict"}
+    assert set(printed) == {"arms", "pairs", "forgetting", "verdict"}
     keys = {"name", "validity", "ladder", "lenient", "classes", "pass_rate", "mean_calls", "mean_steps"}
     assert set(printed["arms"][0]) == keys | {"tasks", "rollouts", "pending", "leaked_tasks", "verbatim", "isolation"}
     assert list(printed["arms"][0]["ladder"]) == list(LADDER)
@@ -154,17 +157,18 @@ def test_better_names_its_numbers_and_the_json_has_its_keys(tmp_path: Path) -> N
     assert set(printed["pairs"][0]) == {"a", "b", "metric", "difference", "interval", "p"}
     assert [pair["metric"] for pair in printed["pairs"]] == list(metrics.METRICS)
     verdict = printed["verdict"]
-    assert list(verdict) == ["label", "title", "validity", "pass_rate", "cheapest", "next_step", "warnings"]
+    assert list(verdict) == ["label", "title", "validity", "pass_rate", "cheapest", "next_step", "commands", "warnings"]
     assert (verdict["label"], verdict["title"], verdict["cheapest"]) == ("better", "Better", "tuned")
     assert verdict["validity"]["difference"] == pytest.approx(1 - (3 * 3 / 6 + 6 * 2 / 6) / 9)
     assert verdict["validity"]["side"] == "better" and verdict["pass_rate"]["difference"] == pytest.approx(7 / 9)
     assert verdict["pass_rate"]["adjusted_p"] >= verdict["pass_rate"]["p"] == 2 / 2**7
-    assert comparison.text() == [
+    assert comparison.text()[:-6] == [
         "Better: tuned emits more valid tool calls (100.0% against 38.9%) and passes more rollouts (100.0% against "
         "22.2%) than base.",
         "Validity: +61.1 points (95% interval +54.2 to +66.7; p = 0.0039, with Holm's correction 0.0059; 9 tasks, "
         "exact, all 2^9 sign flips).",
         "Pass rate: +77.8 points (95% interval +50.0 to +100.0; p = 0.0156; 9 tasks, exact, all 2^9 sign flips).",
+        f"Forgetting: not measured for base and tuned: repo-agent probes {tmp_path / 'base'} {tmp_path / 'tuned'}",
         "Cheapest sufficient arm: tuned. base is worse than tuned on validity and pass rate.",
         "Next step: Validity is up and more rollouts pass: generate preference data with the tuned model.",
     ]
@@ -201,16 +205,40 @@ def test_the_next_step_follows_from_validity_and_passes(
     grades = [[t < count for t in range(9)] for count in (base_passes, passes)]
     made = ("base", base, {"passed": grades[0]}), ("tuned", tuned, {"model": TUNED, "passed": grades[1]})
     comparison = compare_runs(runs(tmp_path, *made))
-    assert comparison.verdict.label == label and step in comparison.next_step
+    assert comparison.verdict.label == label and step in comparison.step.text
     if step.startswith("Both"):
-        assert "DPO" in comparison.next_step and "dd tasks" not in comparison.next_step
+        assert "DPO" in comparison.step.text and "dd tasks" not in comparison.step.text
+
+
+def test_the_next_step_is_commands_to_paste(tmp_path: Path) -> None:
+    """With the real names of what is there, and options that the commands take."""
+    tuned = {"model": TUNED, "limits": {"max_steps": 9}, "held_out_groups": 4}
+    base = {"limits": tuned["limits"], "held_out_groups": 4}
+    places = runs(tmp_path / "runs", ("base", weak(9), base), ("tuned", LEARNED, tuned))
+    comparison = compare_runs(places)
+    assert "preference" in comparison.step.text
+    found = [shlex.split(command)[1:] for command in comparison.step.commands]
+    assert [words[0] for words in found] == ["eval", "replay", "pairs", "train", "eval", "compare"]
+    root: Any = typer.main.get_command(app)
+    for words in found:
+        if words[0] != "train":
+            root.commands[words[0]].make_context(words[0], words[1:])
+    collect, again, paired, train, played, compared = (" ".join(words) for words in found)
+    assert f"--split train --model {TUNED} --out {places[1]}-train --held-out 4" in collect
+    assert f"replay {places[1]}-train " in again and f"pairs {places[1]}-train {places[1]}-train-again " in paired
+    assert f"train {tmp_path}/pairs/tuned --base tiny --method dpo --adapter adapters/t --out adapters/t-dpo" == train
+    assert f"--split held-out --model {TUNED}-dpo " in played and "--max-steps 9" in played
+    assert compared == f"compare {places[1]} {places[1]}-dpo --out {tmp_path}/reports/tuned-dpo"
+    assert comparison.text()[-6:] == list(comparison.step.commands)
+    served = runs(tmp_path / "served", ("base", weak(9), base), ("x", LEARNED, {**tuned, "model": "openai:x"}))
+    assert compare_runs(served).step.commands == ()
 
 
 def test_worse_names_the_class_that_grew(tmp_path: Path) -> None:
     worse = [[SWAPPED, ["wrapped"] * (1 + t % 3)] for t in range(9)]
     comparison = compare_runs(runs(tmp_path, ("base", varied(9, 5), {}), ("tuned", worse, {"model": TUNED})))
     assert comparison.verdict.label == "worse" and "emits fewer valid tool calls" in comparison.sentence
-    assert "wrapped grew most, from 0.0% to" in comparison.next_step
+    assert "wrapped grew most, from 0.0% to" in comparison.step.text
     assert comparison.cheapest is comparison.reference
 
 
@@ -228,7 +256,7 @@ def test_near_equal_arms_are_inconclusive_with_the_effect_that_could_have_shown(
     assert comparison.verdict.label == "inconclusive"
     assert printed["validity"]["smallest_effect"] > abs(printed["validity"]["difference"])
     assert "smallest effect that this design most likely shows" in comparison.evidence[0]
-    assert "Add tasks rather than rollouts" in comparison.next_step
+    assert "Add tasks rather than rollouts" in comparison.step.text
 
 
 def test_every_two_arms_are_compared_and_the_first_is_the_reference(tmp_path: Path) -> None:

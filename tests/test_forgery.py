@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from attacks import ATTACKS
 from forgeries import FORGERIES, GOOD, RAISES, TEST, UNITTEST, Forgery, forged
+from relatives import NOT_COVERED, RELATIVES
 
 from repo_agent.sandbox import canary
 from repo_agent.sandbox.grade import grade_now
@@ -27,18 +28,20 @@ def layer(request: pytest.FixtureRequest) -> Isolation:
 QUICK = (
     *("sys.exit(0) at import", "os._exit(0) in a call", "test edited", "new conftest.py", "unittest/ in the workspace"),
     *("Function.runtest replaced", "subclassed int", "SkipTest in a call", "results written to every descriptor"),
+    *("settrace", "a value of the test module", "skip by exec", "set of a list", "re.search under raises"),
 )
 
 
 @pytest.mark.parametrize("name", QUICK)
 def test_the_plainest_forgeries_fail(name: str) -> None:
-    assert forged(FORGERIES[name], canary.choose(unsafe_local=True)).outcome in ("failed", "crashed", "tampered")
+    forgery = (FORGERIES | RELATIVES)[name]
+    assert forged(forgery, canary.choose(unsafe_local=True)).outcome in ("failed", "crashed", "tampered")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FORGERIES)
+@pytest.mark.parametrize("name", [*FORGERIES, *RELATIVES])
 def test_no_forgery_passes(name: str, layer: Isolation) -> None:
-    result = forged(FORGERIES[name], layer)
+    result = forged((FORGERIES | RELATIVES)[name], layer)
     assert result.outcome in ("failed", "crashed", "tampered"), result
 
 
@@ -115,8 +118,15 @@ def test_a_class_that_the_task_lets_compare() -> None:
             assert grade_now(workspace.root, job, canary.choose(unsafe_local=True)).outcome == outcome
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NOT_COVERED)
+def test_what_is_said_to_be_not_covered_is_not(name: str) -> None:
+    """Should one of these be held one day, docs/threat-model.md is to be changed."""
+    assert forged(NOT_COVERED[name], canary.choose(unsafe_local=True)).outcome == "passed"
+
+
 def test_the_threat_model_names_everything_that_is_tried() -> None:
     page = (Path(__file__).parent.parent / "docs/threat-model.md").read_text()
     rows = [row.split("|") for row in page.split("containment -->")[1].splitlines() if row.startswith("| ")]
     named = [name.strip() for row in rows[1:] for name in row[2].split(";")]
-    assert sorted(named) == sorted([*ATTACKS, *FORGERIES])
+    assert sorted(named) == sorted([*ATTACKS, *FORGERIES, *RELATIVES])

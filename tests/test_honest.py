@@ -136,12 +136,62 @@ HONEST = {
         "try:\n    import nowhere_at_all as fast\nexcept ImportError:\n    fast = None\ntry:\n    import tomllib\nexcept ImportError:\n"
         "    import tomli as tomllib\nimport m\n\n\ndef test_one():\n    assert fast is None and tomllib.loads('a = 1') == {'a': m.f(1)}\n"
     ),
+    "sets, dicts, largest, functions handed on": (
+        "import operator\nfrom collections import Counter\nimport m\n\n\nclass P:\n    def __init__(self, n):\n        self.n = n\n\n    def __lt__(self, o):\n"
+        "        return self.n < o.n\n\n\ndef test_one():\n    assert {m.f(1): 'a', m.f(2): 'b'} == {1: 'a', 2: 'b'} and Counter(m.f('aab')) == {'a': 2, 'b': 1}\n"
+        "    assert set(m.f(n) for n in (1, 2, 1)) == {1, 2} and max(m.f(1), 2) == 2 and max(m.f([1, 5]), key=lambda n: -n) == 1\n"
+        "    assert all(map(operator.eq, m.f([1, 2]), [1, 2])) and list(map((1).__eq__, m.f([1, 2]))) == [True, False]\n"
+        "    seen = {1}\n    seen.update(m.f([2, 3]), (m.f(n) for n in (4,)))\n    assert seen.union(m.f([5])) - {1} == {2, 3, 4, 5} and {**m.f({1: 2}), 3: 4}[1] == 2\n"
+        "    assert sorted([P(2), P(1)])[0].n == 1 and min(P(3), P(4)).n == 3 and {P: 1, m.f: 2}[P] == 1\n"
+    ),
+    "numpy of its own": (
+        "import numpy as np\nimport m\n\n\nclass A(np.ndarray):\n    def __array_finalize__(self, o):\n        self.note = 1\n\n\ndef test_one():\n"
+        "    masked = np.ma.masked_array([1, 2], mask=[False, True])\n    assert np.ma.allequal(masked, np.ma.masked_array([1, 9], mask=[False, True]))\n"
+        "    assert np.equal(m.f(np.arange(2)), [0, 1]).all() and (m.f(np.zeros(2)).view(A) == np.zeros(2)).all() and np.isin([1], m.f([1])).all()\n"
+    ),
+    "skips of helpers and decorators": (
+        "import functools\nimport unittest\nimport pytest\nimport m\n\n\ndef needs(what):\n    if not what:\n        pytest.skip(\n            'not here'\n        )\n\n\n"
+        "def test_one():\n    needs(m.f(0))\n\n\ndef test_two(request):\n    request.applymarker(pytest.mark.xfail)\n    assert m.f(1) == 2\n\n\n"
+        "class TestF(unittest.TestCase):\n    @unittest.skipIf(m.f(1), 'no')\n    def test_three(self):\n        pass\n\n    @unittest.expectedFailure\n    def test_four(self):\n"
+        "        self.assertEqual(m.f(1), 2)\n\n    def test_five(self):\n        self.skipTest('no')\n\n    def test_six(self):\n        raise unittest.SkipTest\n\n    def test_seven(self):\n"
+        "        self.maxDiff = None\n        self.assertEqual(m.f(1), 1)\n\n\ndef test_eight():\n    pytest.importorskip('nowhere_at_all')\n"
+    ),
+    "a class that its tests change": (
+        "import unittest\nimport m\n\nLIMIT = 1\nunittest.TestCase.maxDiff = None\n\n\nclass TestF(unittest.TestCase):\n    @classmethod\n    def setUpClass(cls):\n        cls.make = m.f\n        cls.count = 0\n\n"
+        "    def setUp(self):\n        type(self).count += 1\n        self.call = m.f\n\n    def test_one(self):\n        self.assertEqual(self.call(1), 1)\n\n    def test_two(self):\n"
+        "        global LIMIT\n        LIMIT = 2\n        self.assertEqual(m.f(LIMIT), 2)\n        self.assertEqual = self.same\n        self.assertEqual(m.f(1), 1)\n\n    def same(self, a, b):\n        assert a == b\n"
+    ),
+    "a tracer of the test's own": (
+        "import sys\nimport m\n\n\ndef test_one():\n    seen = []\n    sys.setprofile(lambda *a: seen.append(a))\n    m.f(1)\n    sys.setprofile(None)\n    assert seen\n"
+    ),
     "subtests and warnings": (
         "import unittest\nimport warnings\nimport m\n\n\nclass Base(unittest.TestCase):\n    def check(self, a, b):\n        self.assertEqual(a, b)\n\n\n"
         "class TestF(Base):\n    def setUp(self):\n        self.x = m.f(1)\n\n    def test_one(self):\n        for n in range(3):\n            with self.subTest(n=n):\n"
         "                self.check(m.f(n), n)\n        with self.assertWarns(UserWarning):\n            warnings.warn('x')\n        self.assertCountEqual(m.f([1, 2]), [2, 1])\n"
     ),
 }  # fmt: skip
+HONEST |= {
+    "a dict that is written out, in order": (
+        "from m import f\n\n\ndef test_one():\n    left = iter([f(1), 'a', f(2), 'b'])\n"
+        "    assert {next(left): next(left), next(left): next(left)} == {1: 'a', 2: 'b'}\n"
+    ),
+    "a generator without end, handed to an object": (
+        "import itertools\nfrom m import f\n\n\nclass Log:\n    def update(self, some):\n        self.seen = next(some)\n\n\n"
+        "def test_one():\n    log = Log()\n    log.update(f(n) for n in itertools.count(1))\n    assert log.seen == 1\n"
+    ),
+    "a comparing function, handed on with keywords": (
+        "import functools\nimport math\nfrom m import f\n\n\ndef test_one():\n"
+        "    near = functools.partial(math.isclose, rel_tol=0.5)\n"
+        "    assert all(map(near, [f(1), f(2)], [1.2, 2.2])) and near(f(3), 3)\n"
+    ),
+    "which comparing function it is": (
+        "import operator\nimport unittest\nfrom unittest import mock\nfrom m import f\n\nKNOWN = vars(operator)\n\n\n"
+        "class TestF(unittest.TestCase):\n    def test_one(self):\n        self.assertIs(f(KNOWN['eq']), operator.eq)\n"
+        "        self.assertEqual(f(KNOWN['lt']), operator.lt)\n\n\n"
+        "def test_two():\n    assert f(KNOWN['eq']) is operator.eq and f(KNOWN)['ne'] == operator.ne\n"
+        "    call = mock.Mock()\n    call(f(KNOWN['eq']))\n    call.assert_called_once_with(operator.eq)\n"
+    ),
+}
 
 
 @pytest.mark.parametrize("name", HONEST)

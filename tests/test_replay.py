@@ -17,7 +17,8 @@ from test_record import Recorder, play, two_reads
 from upstream import upstream
 
 from repo_agent.errors import UserError
-from repo_agent.evaluate.arms import eval_command, load_arm
+from repo_agent.evaluate.arms import load_arm
+from repo_agent.evaluate.commands import eval_command
 from repo_agent.evaluate.comparison import compare_runs
 from repo_agent.messages import digest
 from repo_agent.rollout.contexts import contexts_of

@@ -169,7 +169,7 @@ def test_a_p_below_the_draws_is_a_bound(tmp_path: Path, capsys: pytest.CaptureFi
 def test_both_metrics_stand_in_the_verdict_with_their_intervals(report: tuple[Comparison, Path]) -> None:
     comparison, out = report
     box = (out / "report.html").read_text().split('<section class="verdict better"')[1].split("</section>")[0]
-    for line in (comparison.sentence, *comparison.evidence, comparison.recommendation, comparison.next_step):
+    for line in (comparison.sentence, *comparison.evidence, comparison.recommendation, comparison.step.text):
         assert line.replace("'", "&#39;").replace("<", "&lt;") in box
     assert re.search(r"Pass rate: \+100\.0 points \(95% interval \+100\.0 to \+100\.0; p = ", box)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import socket
 import sys
@@ -101,7 +102,7 @@ def test_a_skip_at_teardown_hides_no_failure():
     ],
 )
 def test_what_never_passes(program, outcome, output):
-    result = judge(program)
+    result = judge(program, replace(JOB, test_seconds=20.0))
     assert (result.outcome, result.output, result.passed) == (outcome, output, 0)
 
 
@@ -138,10 +139,11 @@ def test_the_wall_holds_where_the_alarm_is_ignored():
         "import signal\n\n\ndef f(x):\n    signal.signal(signal.SIGALRM, signal.SIG_IGN)\n"
         "    signal.signal(signal.SIGPROF, signal.SIG_IGN)\n    while True:\n        pass\n"
     )
-    result = judge(deaf, replace(JOB, test_seconds=0.2, bounds=Bounds(wall_seconds=1.5)))
-    assert (result.outcome, result.output.splitlines()[1]) == (
-        "timed_out",
-        "test_m.py::test_one: took longer than 1.5 s",
+    result = judge(deaf, replace(JOB, test_seconds=5.0, bounds=Bounds(wall_seconds=8.0)))
+    assert result.outcome == "timed_out"
+    # On a machine that is busy enough, the wall stands before the test.
+    assert re.fullmatch(
+        r"(test_m.py::test_one|collecting the tests): took longer than 8 s", result.output.splitlines()[1]
     )
 
 

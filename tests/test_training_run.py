@@ -267,18 +267,23 @@ def test_a_gradient_that_is_no_number_ends_the_run(tiny_base: Path) -> None:
 # --- several processes
 
 
+def in_two_processes(dataset: Path, out: Path, settings: TrainConfig) -> RunRecord:
+    """By gloo, on the CPU."""
+    script = out.with_name("go.py")
+    script.write_text(SCRIPT)
+    words = [str(dataset), str(out), settings.model_dump_json(), "0", "no"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run([*launch, str(script), *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return read_record(out)
+
+
 @pytest.mark.slow
 def test_two_processes_have_the_losses_of_one(dataset: Path, tiny_base: Path, tmp_path: Path) -> None:
     """By gloo, on the CPU; the second has no row in some steps."""
     settings = config(tiny_base, step_tokens=None, batch_size=3, epochs=1)
     one = train(dataset, tmp_path / "one", settings)
-    script = tmp_path / "go.py"
-    script.write_text(SCRIPT)
-    words = [str(dataset), str(tmp_path / "two"), settings.model_dump_json(), "0", "no"]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run([*launch, str(script), *words], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    two = read_record(tmp_path / "two")
+    two = in_two_processes(dataset, tmp_path / "two", settings)
     assert two.processes == 2
     assert [step.loss for step in two.losses] == pytest.approx([step.loss for step in one.losses], rel=1e-5)
     for a, b in zip(one.evals, two.evals, strict=True):

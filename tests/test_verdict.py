@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from made_runs import BAD, OK, TUNED, Counts, arm, make_run, runs, varied, weak
 
 from repo_agent.evaluate import stats, verdict
-from repo_agent.evaluate.arms import Arm, eval_command, load_arm
+from repo_agent.evaluate.arms import Arm, load_arm
+from repo_agent.evaluate.commands import eval_command
 from repo_agent.evaluate.comparison import compare_runs
 from repo_agent.evaluate.verdict import BETTER, INCONCLUSIVE, SIDES, TITLES, WORSE, Evidence, decide, holm, sides_of
 
@@ -86,13 +87,13 @@ def test_fifteen_of_fifteen_is_better_and_ninety_three_lost_points_are_not_to_be
     mixed = compare_runs(runs(tmp_path / "mixed", ("base", none, {"passed": True}), lost))
     assert mixed.verdict.label == "mixed" and mixed.cheapest is None
     assert mixed.verdict.pairs["pass_rate"].difference == pytest.approx(-14 / 15)
-    assert "do not ship" in mixed.sentence and "Do not ship" in mixed.next_step
+    assert "do not ship" in mixed.sentence and "Do not ship" in mixed.step.text
 
 
 def test_under_six_tasks_nothing_is_promised(tmp_path: Path) -> None:
     few = compare_runs(runs(tmp_path / "five", ("base", varied(5, 1), {}), ("tuned", [[OK, OK]] * 5, {"model": TUNED})))
     assert few.sentence == "Too few tasks to show anything; 6 is the least. Here are 5."
-    assert (few.verdict.label, few.cheapest) == ("too_few_tasks", None) and "6 or more" in few.next_step
+    assert (few.verdict.label, few.cheapest) == ("too_few_tasks", None) and "6 or more" in few.step.text
     printed = few.to_json()["verdict"]
     assert printed["validity"]["smallest_effect"] is printed["validity"]["interval"] is None
     assert "smallest effect" not in " ".join(few.text()) and "would show" not in " ".join(few.text())
@@ -267,7 +268,7 @@ def test_pending_rollouts_that_could_change_the_label_leave_it_unfinished(tmp_pa
     comparison = compare_runs(made)
     assert comparison.verdict.label == "unfinished" and comparison.cheapest is None
     assert comparison.sentence == "Unfinished: pending rollouts (tuned 30) could still change the verdict."
-    assert comparison.next_step == f"Finish the runs: {eval_command(load_arm(made[1]))}"
+    assert comparison.step.commands == (eval_command(load_arm(made[1])),)
 
 
 def test_an_inconclusive_label_too_waits_for_rollouts_that_could_show_something(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ ours          InfraError, attributed to a stage, recorded, rerun later
 
 RepoAgentError
 ├── UserError      bad input: one line that says what, where and what to do; exit code 2
+│   └── NothingLeft every candidate row or pair was filtered out
 ├── InfraError     something of ours or of a server failed at a named stage
 │   └── StoreError the run directory cannot be written: nothing more can be recorded, so the run stops
 └── Stopped        the user's own stop, a spent budget or Ctrl-C: what is unfinished is pending
@@ -36,6 +37,10 @@ class UserError(RepoAgentError):
             parts.append(remedy)
         line = ". ".join(part.rstrip(".") for part in parts)
         super().__init__(line if line.endswith("?") else f"{line}.")
+
+
+class NothingLeft(UserError):
+    """Every candidate row or pair was filtered out."""
 
 
 class InfraError(RepoAgentError):

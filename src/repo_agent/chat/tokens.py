@@ -36,6 +36,11 @@ class Tokens:
         return labels
 
     @property
+    def length(self) -> int:
+        """How many tokens it has."""
+        return len(self.input_ids)
+
+    @property
     def trained(self) -> int:
         """How many tokens carry loss."""
         return sum(end - start for _, start, end in self.spans)

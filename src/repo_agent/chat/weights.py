@@ -38,8 +38,11 @@ def load_weights(base: str, device: str | None = None, dtype: str | None = None,
     return model if quantized else model.to(device)
 
 
-def with_adapter(model: Any, adapter: Path, base: str) -> Any:
-    """A model with the PEFT adapter of a folder. Raises UserError for one that does not fit, or cannot be read."""
+def with_adapter(model: Any, adapter: Path, base: str, *, trainable: bool = False) -> Any:
+    """A model with the PEFT adapter of a folder, frozen or to be trained on.
+
+    Raises UserError for one that does not fit, or cannot be read.
+    """
     from peft import PeftModel
     from safetensors import SafetensorError
 
@@ -47,7 +50,7 @@ def with_adapter(model: Any, adapter: Path, base: str) -> Any:
         with warnings.catch_warnings():
             # PEFT asks transformers under a name that transformers has deprecated.
             warnings.simplefilter("ignore", FutureWarning)
-            return PeftModel.from_pretrained(model, str(adapter))
+            return PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from repo_agent.cli import agents, data, runs, suites, training
+from repo_agent.cli import agents, data, flywheel, forgetting, runs, suites, training
 from repo_agent.cli.options import Json, output, shown
 from repo_agent.errors import InfraError, Stopped, UserError
 
@@ -98,7 +98,10 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "audit": data.audit,
     "pairs": data.pairs,
     "train": training.train,
+    "probes": forgetting.probes,
     "compare": runs.compare,
+    "self-train": flywheel.self_train,
+    "flywheel": flywheel.flywheel,
 }
 """In the order of the way through them; the first line of each one's text is its help in the list."""
 for name, command in COMMANDS.items():

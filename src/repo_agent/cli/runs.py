@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from repo_agent.cli.forgetting import check_probed, probed, show_figures
 from repo_agent.cli.options import (
     SUITE,
     Adapter,
@@ -60,6 +61,7 @@ def eval_(
     budget_tokens: BudgetTokens = None,
     price_in: PriceIn = None,
     price_out: PriceOut = None,
+    probes: Annotated[bool, typer.Option("--probes", help="Then probe what the model forgot; see `probes`.")] = False,
     as_json: Json = False,
 ) -> None:
     """Play live rollouts of one model over one side of a suite, into a run directory of traces.
@@ -68,13 +70,24 @@ def eval_(
 
     repo-agent eval --suite micro --split train --model oracle --rollouts 3 --out runs/teacher
     """
-    given = {name: value for name, value in locals().items() if name != "as_json"}
+    given = {name: value for name, value in locals().items() if name not in ("as_json", "probes")}
     from repo_agent.rollout.live import run_eval
     from repo_agent.rollout.options import EvalOptions
 
+    if probes:
+        check_probed(model)
     with shown(as_json).rollouts(str(out)) as progress:
         result = run_eval(EvalOptions(**given), progress)
-    output(as_json, result, lambda show: show.run(out, result))
+    if probes and not result["pending"]:
+        spending = {"budget_usd": budget_usd, "budget_tokens": budget_tokens, "price_in": price_in}
+        result["probes"] = probed(out, as_json, jobs=jobs, price_out=price_out, **spending)
+
+    def text(show: Any) -> None:
+        show.run(out, result)
+        if "probes" in result:
+            show_figures(show, result["probes"])
+
+    output(as_json, result, text)
     _refuse_pending("eval", result, progress.last_error, out)
 
 

@@ -267,7 +267,7 @@ class Show:
         """Arms, the differences that decide, and the verdict in words; a command stays on one line."""
         self._out.print(*tables)
         for line in prose:
-            self._out.print(escape(line), soft_wrap=" repo-agent " in line)
+            self._out.print(escape(line), soft_wrap=line.startswith("repo-agent "))
         self._out.print(f"report: {escape(str(out / 'report.html'))}", soft_wrap=True)
 
     def trace(self, trace: Trace) -> None:

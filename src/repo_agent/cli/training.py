@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,7 +41,7 @@ def merge(
 
 
 def train(
-    dataset: Annotated[Path, typer.Argument(help="A directory that `build` made.")],
+    dataset: Annotated[Path, typer.Argument(help="A directory that `build` made, or `pairs`.")],
     out: Annotated[Path | None, typer.Option(help="New adapter directory; needed unless --dry-run.")] = None,
     backend: Annotated[str, typer.Option(help="Where to train: local, or together (a job at Together).")] = "local",
     config: Annotated[Path | None, typer.Option(help="A TOML file of settings; flags go before it.")] = None,
@@ -52,7 +52,15 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what the run will take; train nothing.")] = False,
     usd_per_hour: Annotated[float | None, typer.Option(help="What this machine costs, for --dry-run.", min=0)] = None,
     base: Annotated[str | None, typer.Option(help="tiny, smollm2, a folder, or a hub name.")] = None,
-    method: Annotated[str | None, typer.Option(help="sft (default).")] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="An adapter that `train` wrote, to go on from. Default: a new one.")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="sft (default), or dpo, which learns from a folder that `pairs` made.")
+    ] = None,
+    beta: Annotated[
+        float | None, typer.Option(help="Of dpo: how dearly it pays for a distance from where it began (0.1).")
+    ] = None,
     preset: Annotated[
         str | None, typer.Option(help="What sets rate, epochs and step size: recommended (default) or plan.")
     ] = None,
@@ -129,13 +137,14 @@ def train(
     Killed or stopped, the same command with --resume continues it.
 
     repo-agent train datasets/first --base Qwen/Qwen2.5-7B-Instruct --out adapters/first
+
+    repo-agent train pairs/first --method dpo --adapter adapters/first --out adapters/second
     """
-    given = {name: value for name, value in locals().items() if name not in _NO_SETTINGS}
+    options = dict(locals())
     from repo_agent.cli.probe import replay
     from repo_agent.train.backends import backend_named
-    from repo_agent.train.config import make_config
 
-    train_on, settings = backend_named(backend), make_config(given, config)
+    train_on, settings = backend_named(backend), settings_of(options)
     if dry_run:
         from repo_agent.train.plan import plan
         from repo_agent.train.prepare import prepare
@@ -155,6 +164,18 @@ def train(
         record = train_on(dataset, out, settings, bar.step, **more)
     if main:
         output(as_json, record.model_dump(mode="json"), lambda show: show.lines(_told(out, record)))
+
+
+def settings_of(options: Mapping[str, Any]) -> Any:
+    """What `train` makes of its options, before it runs. Raises UserError that lists everything that is wrong."""
+    from repo_agent.train.config import make_config
+
+    given = {name: value for name, value in options.items() if name not in _NO_SETTINGS and value != ()}
+    if options["adapter"] is not None and options["base"] is None and options["config"] is None:
+        from repo_agent.train.record import read_record
+
+        given["base"] = str(Path(read_record(Path(options["adapter"])).base).expanduser())
+    return make_config(given, options["config"])
 
 
 @contextmanager
@@ -185,15 +206,17 @@ def _show_plan(show: Any, plan: Any) -> None:
     size = "unknown size" if plan.parameters is None else f"{short(plan.parameters)} parameters"
     held = ", ".join(plan.eval_tasks[:3]) + (" …" if len(plan.eval_tasks) > 3 else "")
     lost, again = sum(plan.lost_tokens.values()), ", activations computed again" if plan.checkpointing else ""
-    a_step = f"{plan.step_rows:g} rows and {plan.step_trained_tokens:g} trained tokens each"
+    what = "pairs" if config.method == "dpo" else "rows"
+    passes = "one pair each" if config.method == "dpo" else f"at most {plan.pass_tokens:,} tokens"
+    a_step = f"{plan.step_rows:g} {what} and {plan.step_trained_tokens:g} trained tokens each"
     rows = {
         "base": f"{config.base}, {size}",
-        "rows": f"{plan.rows} of {plan.tasks} tasks, {plan.dropped_too_long} too long",
-        "held back": f"{plan.eval_rows} rows of {len(plan.eval_tasks)} tasks: {held or 'none'}",
+        what: f"{plan.rows} of {plan.tasks} tasks, {plan.dropped_too_long} too long",
+        "held back": f"{plan.eval_rows} {what} of {len(plan.eval_tasks)} tasks: {held or 'none'}",
         "tokens": f"{plan.tokens:,}, {plan.trained_tokens:,} trained, {lost:,} lost to --max-length",
         "rate": f"{config.lr:g}, {config.schedule}, rank {config.rank}, alpha {config.alpha}",
         "steps": f"{plan.steps} in {plan.epochs} epochs, of {a_step}",
-        "passes": f"{plan.passes}, of at most {plan.pass_tokens:,} tokens{again}",
+        "passes": f"{plan.passes}, of {passes}{again}",
         "memory": "unknown" if took is None else f"about {_gb(took.total)}, {_gb(plan.free_memory)} free",
         "read": f"{plan.read_tokens:,} tokens in all epochs",
         "time": "unknown" if plan.seconds is None else f"about {clock(plan.seconds)} on this machine",

@@ -33,7 +33,7 @@ from repo_agent.data.pool import OnProgress, worked
 from repo_agent.data.tally import Tally
 from repo_agent.data.tokens import refuse_what_differs
 from repo_agent.data.work import Job, Part
-from repo_agent.errors import UserError
+from repo_agent.errors import NothingLeft, UserError
 from repo_agent.files import new_directory
 from repo_agent.messages import text_hash
 from repo_agent.protocols.contract import Contract
@@ -204,7 +204,7 @@ class _Made:
             remedy = "Give runs whose rollouts pass, or set the gates (--gate, --dry-run)"
             if self.funnel.totals().get("split") == self.funnel.candidates:
                 remedy = "All are of held-out tasks: give runs of `eval --split train`"
-            raise UserError(what, "build", remedy)
+            raise NothingLeft(what, "build", remedy)
         refuse_what_differs(self._tally.proof, "build")
 
     def write(self, folder: Path, say: Callable[[str], None]) -> None:

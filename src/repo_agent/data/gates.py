@@ -82,6 +82,11 @@ def no_final(turn: Label, trajectory: Trajectory, context: GateContext) -> str:
     return "a final" if turn.turn_class == "final" else ""
 
 
+def final_passed(turn: Label, trajectory: Trajectory, context: GateContext) -> str:
+    """No final of a rollout that failed: where such rollouts are kept, it would teach to stop too soon."""
+    return "the final of a rollout that failed" if turn.turn_class == "final" and trajectory.passed is False else ""
+
+
 def max_turns(turn: Label, trajectory: Trajectory, context: GateContext) -> str:
     """Only the first turns of a rollout."""
     return f"turn {turn.t} is past the first {context.limit}" if turn.t >= context.limit else ""
@@ -121,6 +126,7 @@ GATES: dict[str, Gate] = {
     "no_repeat": no_repeat,
     "no_recovery": no_recovery,
     "no_final": no_final,
+    "final_passed": final_passed,
     "max_turns": max_turns,
     "unseen": unseen,
     "broken_context": broken_context,
@@ -133,7 +139,7 @@ after them `within_length`, decided on the finished row."""
 FIRST, LAST = "contract", "within_length"
 READ_TEXTS = frozenset({"secret", "encodable", "control_token"})
 """Gates that look through every text."""
-OPTIONAL = frozenset({"no_recovery", "no_final", "max_turns"})
+OPTIONAL = frozenset({"no_recovery", "no_final", "final_passed", "max_turns"})
 """Gates that are off unless they are asked for."""
 DEFAULTS = tuple(name for name in GATES if name not in OPTIONAL)
 NUMBERED = frozenset({"max_turns", LAST})

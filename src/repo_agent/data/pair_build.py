@@ -21,7 +21,7 @@ from repo_agent.data.pairs import HOWS, PAIR_GATES, SAFE, Found, Pair, Said, Wan
 from repo_agent.data.tally import Proof
 from repo_agent.data.texts import Texts
 from repo_agent.data.tokens import refuse_what_differs
-from repo_agent.errors import UserError
+from repo_agent.errors import NothingLeft, UserError
 from repo_agent.files import new_directory
 from repo_agent.messages import Message
 from repo_agent.tools.own import load_tools
@@ -159,7 +159,7 @@ class _Made:
         if not self.pairs:
             what = f"no pair is left of {funnel.candidates} bad turns: {funnel.line()}"
             remedy = "Give runs of the model that makes them, and of what does better in the same contexts (see --help)"
-            raise UserError(what, "pairs", remedy)
+            raise NothingLeft(what, "pairs", remedy)
         refuse_what_differs(self.proof, "pairs")
 
     def write(self, folder: Path, say: Callable[[str], None]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from repo_agent.chat.render import Renderer
 from repo_agent.chat.tokens import Span, Tokens
@@ -47,17 +47,29 @@ def prove(proof: Proof, trajectory: Trajectory, tokens: Tokens, fingerprint: str
         proof.add(f"{trajectory.id}:{turn.t}", own, fingerprint, ran)
 
 
-@dataclass
-class TrainingRows:
-    """A dataset's rows for one tokenizer."""
+R = TypeVar("R")
 
-    rows: list[Tokens] = field(default_factory=list)
+
+@dataclass
+class Rows(Generic[R]):
+    """What some data are for one tokenizer: rows, or pairs of them."""
+
+    rows: list[R] = field(default_factory=list)
     tasks: list[tuple[str, str]] = field(default_factory=list)
     """Of each row its task, and the task's group."""
     too_long: int = 0
-    """Rows of which not one turn fits."""
+    """Rows of which not one turn fits; pairs that do not fit, which are dropped whole: one that is cut says that a turn
+    ended where it did not."""
     lost: Counter[str] = field(default_factory=Counter)
-    """Tool → trained tokens lost with turns that did not fit."""
+    """Tool → trained tokens lost with turns that did not fit; of pairs, all of them."""
+    prompts: dict[str, int] = field(default_factory=dict)
+    """Prompts against those that ran."""
+
+
+@dataclass
+class TrainingRows(Rows[Tokens]):
+    """A dataset's rows."""
+
     proof: Proof = field(default_factory=Proof)
 
 
@@ -75,6 +87,7 @@ def training_rows(dataset: Dataset, renderer: Renderer, most: int | None) -> Tra
             else:
                 made.too_long += 1
     refuse_what_differs(made.proof, str(dataset.path))
+    made.prompts = made.proof.to_dict()
     return made
 
 

@@ -103,6 +103,13 @@ class Trajectory:
         return replace(self, turns=tuple(turns))
 
 
+class NextTurn(NamedTuple):
+    """A recorded context in which a model may be asked for its next turn."""
+
+    messages: Sequence[Message]
+    contract: Contract
+
+
 class Row(NamedTuple):
     """A conversation with loss on the messages `targets`."""
 

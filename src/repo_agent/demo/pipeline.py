@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import json
-import shlex
-import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from repo_agent.errors import UserError
+from repo_agent.flywheel.chain import Commands, Run, Say, run_commands
 
 TEACHER_ROLLOUTS = 5
 ROLLOUTS = 3
 JOBS = 24
 EPOCHS, LR = 5, 2e-3
 """A tiny model wants a far larger rate than a 7B."""
-
-
-Commands = list[tuple[list[str], Path]]
-"""Commands as words, with the directory that each makes."""
 
 
 def commands(seed: int, out: Path) -> Commands:
@@ -45,31 +38,11 @@ def commands(seed: int, out: Path) -> Commands:
     ]
 
 
-def run_demo(seed: int, out: Path, run: Callable[[Sequence[str]], Any], say: Callable[[str], None]) -> dict[str, Any]:
+def run_demo(seed: int, out: Path, run: Run, say: Say) -> dict[str, Any]:
     """Run the chain through `run`, a command's words at a time; returns the comparison's JSON.
 
-    A step whose directory is complete is not repeated; an unfinished run is resumed. Raises UserError for a folder of
-    something else.
+    A step whose directory is complete is not repeated; an unfinished run is resumed. Raises what `run_commands` does.
     """
-    if out.exists() and not (out / "runs").is_dir() and (out.is_file() or any(out.iterdir())):
-        raise UserError("exists and is no demo's directory", str(out), "Choose another --out")
-    run_commands(commands(seed, out), run, say)
+    run_commands(commands(seed, out), out, run, say)
     result: dict[str, Any] = json.loads((out / "report" / "comparison.json").read_text())
     return result
-
-
-def run_commands(
-    commands: Commands, run: Callable[[Sequence[str]], Any], say: Callable[[str], None]
-) -> dict[Path, float]:
-    """Run commands in order; returns seconds by directory. One whose directory is complete is not repeated."""
-    took: dict[Path, float] = {}
-    for words, made in commands:
-        say(f"\n$ {shlex.join(['repo-agent', *words])}")
-        if words[0] != "eval" and made.exists():
-            say(f"{made} is there already")
-            continue
-        started = time.monotonic()
-        run(words)
-        took[made] = time.monotonic() - started
-    say(f"\nThe whole chain took {sum(took.values()):.0f} s.")
-    return took

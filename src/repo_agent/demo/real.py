@@ -9,20 +9,19 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from repo_agent.demo.pipeline import Commands, run_commands
 from repo_agent.escape import markdown
+from repo_agent.flywheel.chain import Commands, run_commands
 
 LIMITS = ["--max-tokens", "512", "--max-steps", "8", "--max-bad-turns", "3"]
 JOBS = 15
 RATES, EPOCHS = (3e-4, 1e-3, 2e-3), (1, 3)
 """Points of the sweep."""
-MINUTES = "minutes.json"
 
 
 def commands(suite: str, out: Path, rollouts: int, seed: int, preset: str) -> Commands:
@@ -72,22 +71,13 @@ def main(
     from repo_agent.cli import app
 
     wanted = commands(suite, out, rollouts, seed, preset)
-    times = run_commands(
-        [*wanted[:2], *sweep(out)] if points else wanted,
-        lambda words: app(words, standalone_mode=False),
-        print,
-    )
-    path = out / MINUTES
-    known: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
-    for made, seconds in times.items():
-        name = made.relative_to(out).as_posix()
-        known[name] = known.get(name, 0.0) + seconds / 60
-    path.write_text(json.dumps(known, indent=1) + "\n")
-    page.write_text("\n".join(report(out, suite)) + "\n", encoding="utf-8")
+    wanted = [*wanted[:2], *sweep(out)] if points else wanted
+    seconds = run_commands(wanted, out, lambda words: app(list(words), standalone_mode=False), print)
+    page.write_text("\n".join(report(out, suite, seconds)) + "\n", encoding="utf-8")
     print(f"report: {page}")
 
 
-def report(out: Path, suite: str) -> Iterator[str]:
+def report(out: Path, suite: str, seconds: Mapping[str, float]) -> Iterator[str]:
     """docs/real-model.md, from the files of all trainings so far."""
     found = sorted((out / "reports").glob("*/comparison.json"), key=lambda path: path.stat().st_mtime)
     kind = suite.split("=")[0]
@@ -104,8 +94,7 @@ def report(out: Path, suite: str) -> Iterator[str]:
     yield from _sweep(out)
     yield "## Minutes a stage\n"
     yield "| stage | minutes |\n|---|---:|"
-    for stage, minutes in json.loads((out / MINUTES).read_text()).items():
-        yield f"| {stage} | {minutes:.1f} |"
+    yield from (f"| {stage} | {took / 60:.1f} |" for stage, took in seconds.items())
     yield ""
     yield "A model of 135M parameters learns the form of a call here, not how to repair programs: see the pass rates."
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from repo_agent.evaluate import metrics, stats
-from repo_agent.evaluate.arms import Arm, eval_command
+from repo_agent.evaluate.arms import Arm
+from repo_agent.evaluate.commands import eval_command, preference_commands
 from repo_agent.evaluate.comparable import same_model
 from repo_agent.evaluate.pairs import Pair
 from repo_agent.evaluate.verdict import BETTER, DECIDING, INCONCLUSIVE, PASS_RATE, VALIDITY, WEIGHTS, WORSE, Decision
@@ -16,20 +18,28 @@ COMPETENT = 0.95
 """From this validity on, the schema is learned."""
 _WORTH_SEEING = 0.05
 """The smallest effect that another run is planned for."""
+_PAIRS = "generate preference data with the tuned model."
 _DPO = "Train on preferences next (DPO), on data that the tuned model generates."
 
 
-def next_step(verdict: Decision, reference: Arm, tuned: Arm, arms: Sequence[Arm]) -> str:
+class Step(NamedTuple):
+    """What to do next, and the commands that do it, where all their names are known."""
+
+    text: str
+    commands: tuple[str, ...] = ()
+
+
+def next_step(verdict: Decision, reference: Arm, tuned: Arm, arms: Sequence[Arm]) -> Step:
     """The plan's next iteration after this verdict on `tuned` against `reference`."""
     if verdict.label == "too_few_tasks":
-        return f"Play more tasks: hold out {stats.MIN_TASKS} or more."
+        return Step(f"Play more tasks: hold out {stats.MIN_TASKS} or more.")
     if verdict.label == "unfinished":
-        return f"Finish the runs: {' && '.join(eval_command(arm) for arm in arms if arm.pending)}"
+        return Step("Finish the runs:", tuple(eval_command(arm) for arm in arms if arm.pending))
     steps: Mapping[str, Callable[[Decision, Arm, Arm], str]] = {
         "not_measured": lambda *_: "Look at how the rollouts ended: there is nothing to compare.",
-        "better": lambda *_: "Validity is up and more rollouts pass: generate preference data with the tuned model.",
+        "better": lambda *_: f"Validity is up and more rollouts pass: {_PAIRS}",
         "better_validity": _after_better_validity,
-        "better_pass_rate": lambda *_: "More rollouts pass: generate preference data with the tuned model.",
+        "better_pass_rate": lambda *_: f"More rollouts pass: {_PAIRS}",
         "mixed": _after_mixed,
         "worse": _after_worse,
         "inconclusive": _after_inconclusive,
@@ -37,14 +47,15 @@ def next_step(verdict: Decision, reference: Arm, tuned: Arm, arms: Sequence[Arm]
         "inconclusive_alone": _after_inconclusive,
         "worse_alone": _after_worse,
     }
-    return steps[verdict.label](verdict, reference, tuned)
+    text = steps[verdict.label](verdict, reference, tuned)
+    return Step(text, preference_commands(tuned) if _DPO in text or _PAIRS in text else ())
 
 
 def _after_better_validity(_: Decision, __: Arm, tuned: Arm) -> str:
     if _competent(tuned):
         return f"The schema is learned, but the pass rate is not shown to move. {_DPO}"
     if (metrics.overall(tuned, PASS_RATE) or 0) >= 0.5:
-        return "Validity is up and at least half of the rollouts pass: generate preference data with the tuned model."
+        return f"Validity is up and at least half of the rollouts pass: {_PAIRS}"
     return "Validity is up but passes are not: put more varied contexts and stop examples into the training traces."
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
@@ -205,52 +204,7 @@ def _row(raw: Mapping[str, Any], run_dir: Path) -> Row:
         raise UserError(f"a row lacks {error}", str(run_dir / INDEX), remedy) from error
 
 
-def eval_command(arm: Arm) -> str:
-    """The command that plays an arm's pending rollouts: the one that made its run, rebuilt from run.json."""
-    record, limits = arm.record, arm.record["limits"]
-    if arm.replayed:
-        return _replay_command(arm)
-    options: dict[str, Any] = {"suite": record["suite"], "split": record["split"], "model": record["model"]}
-    options["out"] = shown(arm.path)
-    options["held-out"] = record["held_out_groups"]
-    options |= {"protocol": record["protocol"], "rollouts": record["rollouts"], "seed": record["seed"]}
-    named = ("observation_chars", "read_chars", "max_steps", "max_bad_turns", "tests")
-    options |= _model_options(record) | {"intro": record.get("intro")}
-    options |= {key: limits[key] for key in named if key in limits}
-    switches = {"stop-on-pass": limits.get("stop_on_pass"), "isolated-io": record.get("isolated_io")}
-    switches["unsafe-local"] = record.get("isolation") == "unsafe-local"
-    return _command(record, "eval", [], options, switches)
-
-
-def _replay_command(arm: Arm) -> str:
-    record, limits = arm.record, arm.record["limits"]
-    options: dict[str, Any] = {"model": record["model"], "out": shown(arm.path), "split": record["split"]}
-    options |= record["split_from"] | {key: record[key] for key in ("contexts", "samples", "seed")}
-    options |= _model_options(record) | {key: limits[key] for key in ("observation_chars", "read_chars")}
-    return _command(record, "replay", record["runs"], options, {})
-
-
-def _model_options(record: Mapping[str, Any]) -> dict[str, Any]:
-    """How the model was asked, beside its name."""
-    sampling = {key: record["sampling"].get(key) for key in ("temperature", "max_tokens")}
-    return sampling | {"adapter": record.get("adapter_dir"), "tools": (record.get("tools") or {}).get("module")}
-
-
-def _command(
-    record: Mapping[str, Any], name: str, words: Sequence[str], options: dict[str, Any], switches: dict[str, Any]
-) -> str:
-    """A command as a shell takes it; options without a value are left out."""
-    given = [(f"--{key.replace('_', '-')}", str(value)) for key, value in options.items() if value is not None]
-    flags = [f"--{flag}" for flag, on in ({"constrain": record["constrain"]} | switches).items() if on]
-    return " ".join(["repo-agent", name, *map(_quoted, [*words, *(word for pair in given for word in pair), *flags])])
-
-
 def shown(path: Path) -> str:
     """A path for others to read: relative where it lies in the current directory, else absolute with ~ for home."""
     whole = Path(os.path.abspath(path))
     return str(whole.relative_to(Path.cwd())) if whole.is_relative_to(Path.cwd()) else tilde(str(whole))
-
-
-def _quoted(word: str) -> str:
-    """A word for the shell; a ~/ at its start stays bare, since quoted it would not be the home folder."""
-    return f"~/{shlex.quote(word[2:])}" if word.startswith("~/") else shlex.quote(word)

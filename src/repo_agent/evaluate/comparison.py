@@ -4,7 +4,7 @@ arm."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ from typing import Any
 from repo_agent.evaluate import advice, metrics
 from repo_agent.evaluate.arms import Arm
 from repo_agent.evaluate.comparable import load_arms
+from repo_agent.evaluate.forgetting import Forgetting, forgetting
 from repo_agent.evaluate.pairs import Pair, compare_on
-from repo_agent.evaluate.verdict import DECIDING, VALIDITY, WORSE, Decision, decide
+from repo_agent.evaluate.verdict import BETTER_LABELS, DECIDING, VALIDITY, WORSE, Decision, decide
 from repo_agent.models.resolve import parts
 from repo_agent.tools.verdict import LADDER
 
@@ -31,6 +32,7 @@ class Comparison:
     cheapest: Arm | None
     """The cheapest sufficient arm; None where none is known to be sufficient."""
     why_cheapest: str
+    forgetting: Forgetting
 
     @property
     def sentence(self) -> str:
@@ -47,20 +49,21 @@ class Comparison:
         return f"Cheapest sufficient arm: {self.cheapest.name if self.cheapest else 'none'}."
 
     @property
-    def next_step(self) -> str:
+    def step(self) -> advice.Step:
+        """What to do next."""
         return advice.next_step(self.verdict, self.reference, self.tuned, self.arms)
 
     @property
     def warnings(self) -> list[str]:
         """What makes the figures less comparable than they look."""
-        return advice.warnings(self.arms)
+        return [*self.forgetting.warnings, *advice.warnings(self.arms)]
 
     def text(self) -> list[str]:
         """The verdict in plain words, a line each."""
-        lines = [self.sentence, *self.evidence, *advice.leaks(self.arms), *self.warnings]
+        lines = [self.sentence, *self.evidence, *advice.leaks(self.arms), *self.warnings, *self.forgetting.missing]
         if self.verdict.concluded:
             lines.append(f"{self.recommendation} {self.why_cheapest}")
-        return [*lines, f"Next step: {self.next_step}"]
+        return [*lines, f"Next step: {self.step.text}", *self.step.commands]
 
     def to_json(self) -> dict[str, Any]:
         """What `compare --json` prints. Not measured is null; `rollouts` are whole ones, over all tasks."""
@@ -68,12 +71,14 @@ class Comparison:
         return {
             "arms": [_arm_json(arm) for arm in self.arms],
             "pairs": [{key: getattr(pair, key) for key in shown} for pair in self.pairs],
+            "forgetting": self.forgetting.to_json(),
             "verdict": {
                 "label": self.verdict.label,
                 "title": self.verdict.title,
                 **{metric: _evidence_json(self.verdict, metric) for metric in DECIDING},
                 "cheapest": self.cheapest.name if self.cheapest else None,
-                "next_step": self.next_step,
+                "next_step": self.step.text,
+                "commands": self.step.commands,
                 "warnings": [*advice.leaks(self.arms), *self.warnings],
             },
         }
@@ -117,9 +122,12 @@ def compare_runs(run_dirs: Sequence[Path]) -> Comparison:
     reference, tuned = _opponents(arms)
     compared = {(a.name, b.name): compare_on(a, b) for a, b in combinations(arms, 2)}
     pairs = tuple(pair for of_two in compared.values() for pair in of_two.values())
+    probed = forgetting(arms, reference, tuned)
     verdict = decide(reference, tuned, compared.get((reference.name, tuned.name)))
+    if verdict.label in BETTER_LABELS:
+        verdict = replace(verdict, forgot=probed.qualifier)
     cheapest, why = _cheapest(arms, tuned) if verdict.concluded else (None, "")
-    return Comparison(arms, reference, tuned, pairs, verdict, cheapest, why)
+    return Comparison(arms, reference, tuned, pairs, verdict, cheapest, why, probed)
 
 
 def _opponents(arms: Sequence[Arm]) -> tuple[Arm, Arm]:

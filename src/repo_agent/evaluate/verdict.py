@@ -54,6 +54,7 @@ TITLES: Mapping[str, str] = {
     "unfinished": "Unfinished",
     "not_measured": "Not measured",
 }
+BETTER_LABELS = frozenset(label for label in TITLES if label.startswith(BETTER))
 """Label → how people read it. The last three come before the table; see `decide`."""
 CONCLUSIONS = frozenset((*TABLE.values(), *ALONE.values()))
 
@@ -76,10 +77,12 @@ class Decision:
     """Deciding metric → better, inconclusive or worse."""
     adjusted: Mapping[str, float]
     """Deciding metric → p after Holm's method."""
+    forgot: str = ""
+    """What a better arm is shown to have forgotten, in words for the title; the label is without it."""
 
     @property
     def title(self) -> str:
-        return TITLES[self.label]
+        return "; ".join(filter(None, (TITLES[self.label], self.forgot)))
 
     @property
     def concluded(self) -> bool:

@@ -86,3 +86,11 @@ class Constrainable(Model, Protocol):
 
         Raises UserError where nothing constrains them.
         """
+
+
+@runtime_checkable
+class Reader(Model, Protocol):
+    """A model that tells how likely a text is."""
+
+    async def nats(self, text: str) -> tuple[float, int]:
+        """The summed negative log-likelihood of a text's tokens, the first left out, and how many they are."""

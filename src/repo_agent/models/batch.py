@@ -39,6 +39,14 @@ class Row:
     finish: str | None = None
 
 
+@dataclass(eq=False)
+class Text:
+    """A text to be read, without a reply. The future brings the nats of its tokens, the first left out."""
+
+    ids: list[int]
+    future: Future[float] = field(default_factory=Future)
+
+
 class Slots:
     """Keys and values by slot and column, with the `update` that transformers' attention layers call.
 
@@ -173,6 +181,14 @@ class Batch:
         for row in self.running:
             self.slots.ids[row.slot].append(row.reply[-1])
         self._draw(self.running, logits[[row.slot - first for row in self.running]])
+
+    def nats(self, ids: list[int]) -> float:
+        """The summed negative log-likelihood of these tokens, the first left out; no slot is touched."""
+        import torch
+
+        tokens = torch.tensor([ids], device=self.model.device)
+        logits = self.model(input_ids=tokens, use_cache=False).logits[0, :-1].double()
+        return float(torch.nn.functional.cross_entropy(logits, tokens[0, 1:], reduction="sum"))
 
     def leave(self) -> list[Row]:
         """Take the rows that have ended, or that nobody waits for, out of the batch."""

@@ -20,7 +20,7 @@ from repo_agent.chat.weights import SMALL, free_memory, load_weights, with_adapt
 from repo_agent.errors import InfraError, UserError, boundary
 from repo_agent.messages import Usage, key_of
 from repo_agent.models import LARGE, Ask, Completion, Request
-from repo_agent.models.batch import Batch, Row
+from repo_agent.models.batch import Batch, Row, Text
 from repo_agent.models.calls import taken_apart
 from repo_agent.models.constrain import Grammars
 
@@ -63,7 +63,7 @@ class LocalModel:
         self._eos = eos
         self._closed = False
         self._reader = ThreadPoolExecutor(1)  # a tokenizer is not made for several threads
-        self._inbox: SimpleQueue[Row | None] = SimpleQueue()
+        self._inbox: SimpleQueue[Row | Text | None] = SimpleQueue()
         self._worker = threading.Thread(target=self._serve, name=f"model {name}", daemon=True)
         self._worker.start()
 
@@ -94,6 +94,18 @@ class LocalModel:
     async def constraint(self, schema: dict[str, Any], ask: Ask) -> str:
         """llguidance masks the tokens in this process; there is nothing to prove."""
         return "llguidance"
+
+    async def nats(self, text: str) -> tuple[float, int]:
+        """See `models.Reader`. The text stands alone, outside of the chat template."""
+        with boundary("model"):
+            ids = list(self._renderer.tokenizer(text)["input_ids"])[: self._context]
+            if len(ids) < 2:
+                return 0.0, 0
+            if self._closed:
+                raise InfraError("model", f"{self.name} is closed")
+            read = Text(ids)
+            self._inbox.put(read)
+            return await asyncio.wrap_future(read.future), len(ids) - 1
 
     async def close(self) -> None:
         """End the worker; what still waits for a reply gets an InfraError."""
@@ -147,6 +159,9 @@ class LocalModel:
                 row = self._inbox.get()
                 if row is None:
                     return _fail([*waiting, *self._batch.clear()], InfraError("model", f"{self.name} is closed"))
+                if isinstance(row, Text):
+                    self._read(row)
+                    continue
                 waiting.append(row)
                 idle = False
             try:
@@ -154,6 +169,17 @@ class LocalModel:
                     self._turn(waiting)
             except InfraError as error:
                 _fail(self._batch.clear(), error)
+
+    def _read(self, text: Text) -> None:
+        import torch
+
+        if not text.future.set_running_or_notify_cancel():
+            return
+        try:
+            with boundary("model"), torch.inference_mode():
+                text.future.set_result(self._batch.nats(text.ids))
+        except InfraError as error:
+            text.future.set_exception(error)
 
     def _turn(self, waiting: deque[Row]) -> None:
         while waiting and self._batch.takes(waiting[0]):

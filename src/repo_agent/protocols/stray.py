@@ -10,8 +10,8 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from repo_agent.messages import ToolCall, strict_json
-from repo_agent.protocols.leaks import MARKERS, leaks
+from repo_agent.messages import ToolCall, read_spoken, strict_json
+from repo_agent.protocols.leaks import MARKERS, leaks, without_thinking
 from repo_agent.protocols.lenient import any_object, called
 from repo_agent.protocols.spans import Span, scan
 from repo_agent.tools.verdict import Parsed
@@ -19,6 +19,8 @@ from repo_agent.tools.verdict import Parsed
 TAG, END_TAG = "<tool_call>", "</tool_call>"
 _ASK = "make one tool call, or finish with a plain text"
 _EMPTY = re.compile(r"\{\s*+\}")
+_TORN = re.compile(r"""["'](?:args|arguments)["']\s*+:\s*+\{|["']type["']\s*+:\s*+["']tool_call["']""")
+"""A piece of a call that no prose has, where the brace before it is missing or the reply was cut off."""
 _NEAR = 200
 """Characters between the two, white space and the marker."""
 
@@ -89,6 +91,29 @@ def without_call(
         return fault
     final = _final(text.strip())
     return Parsed(final=final) if final else Parsed(fault="no_call", error=_ASK)
+
+
+def attempts_call(reply: str, tools: Container[str] | None) -> bool:
+    """Whether a reply holds a call, good or broken, in any protocol's place and in any syntax; a final is none.
+
+    `tools` as in `stray`: an object with a call's keys is one also as the whole reply, whatever it names.
+    """
+    content, calls = read_spoken(reply)
+    text = without_thinking(content)
+    whole = len(text) - len(text.lstrip()), len(text.rstrip())
+
+    def meant(span: Span) -> bool:
+        return span.type == "tool_call" or marked(text, span) or (span.is_call and (span.start, span.end) == whole)
+
+    found = stray(text, tools, meant)
+    objects = [span for span in found.objects if not span.is_final]
+    pieces = _TORN.search(text) or any(marker in text for marker in MARKERS)
+    return bool(calls or found.opened or found.others or objects or pieces)
+
+
+def holds_final(reply: str) -> bool:
+    """Whether a reply holds the object that ends a task in our own protocol."""
+    return any(span.is_final for span in scan(without_thinking(reply)).spans)
 
 
 def marked(text: str, span: Span, markers: tuple[str, ...] = MARKERS) -> bool:

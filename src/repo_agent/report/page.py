@@ -24,7 +24,7 @@ from repo_agent.evaluate.comparison import Comparison, compare_runs, cost_rank
 from repo_agent.evaluate.pairs import Pair
 from repo_agent.evaluate.verdict import DECIDING, VALIDITY
 from repo_agent.files import new_directory
-from repo_agent.report import plots
+from repo_agent.report import forgetting, plots
 from repo_agent.report.terminal import bare_p, plain
 from repo_agent.tools.verdict import LADDER, TURN_CLASSES, UNSCORED
 from repo_agent.traces.events import LlmAction
@@ -82,6 +82,8 @@ def render(comparison: Comparison, out: Path) -> str:
         of_how_many=_of_how_many(comparison.reference),
         leaks=leaks(comparison.arms),
         caveats=caveats(comparison),
+        probes=forgetting.rows(comparison),
+        changed=forgetting.changed(comparison, _cut),
         provenance=_provenance(comparison),
         link=link,
     )
@@ -195,8 +197,11 @@ def _example(arm: Arm, row: Row, link: Any, wanted: Any) -> ExampleTurn:
     log, _ = read_events(arm.path / row.trace)
     actions = [event for event in log if isinstance(event, LlmAction)]
     action = next((action for action in actions if wanted(action)), actions[-1])
-    text = action.text if len(action.text) <= _EXAMPLE_CHARS else f"{action.text[:_EXAMPLE_CHARS]} […]"
-    return ExampleTurn(arm.name, link(arm, row), action.t or 0, action.turn_class, text, action.error)
+    return ExampleTurn(arm.name, link(arm, row), action.t or 0, action.turn_class, _cut(action.text), action.error)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _EXAMPLE_CHARS else f"{text[:_EXAMPLE_CHARS]} […]"
 
 
 def caveats(comparison: Comparison) -> list[str]:

@@ -150,6 +150,27 @@ def classes(arms: Sequence[Arm], title: str) -> str:
     return _svg(figure, "classes", title)
 
 
+@_drawn
+def rounds(points: Sequence[Any], title: str = "Validity and pass rate of each round") -> str:
+    """Both metrics of each arm with their 95% intervals, in the order of the rounds (`rounds.Point`)."""
+    figure, axes = _figure(3.2)
+    for number, (metric, aside) in enumerate((("validity", -0.08), ("pass_rate", 0.08))):
+        values = [(place + aside, getattr(point, metric)) for place, point in enumerate(points)]
+        ends = [(x, getattr(point, f"{metric}_interval")) for (x, _), point in zip(values, points, strict=True)]
+        known = [(x, 100 * value) for x, value in values if value is not None]
+        look = {"color": _arm_colour(number), "marker": MARKS[number], "label": metric.replace("_", " ")}
+        axes.plot([x for x, _ in known], [y for _, y in known], linewidth=1, markersize=5, **look)
+        for x, interval in ends:
+            if interval is not None:
+                axes.plot([x, x], [100 * end for end in interval], color=_arm_colour(number), linewidth=2)
+    axes.set_xticks(range(len(points)), [_short(point.name, 14) for point in points])
+    axes.set_xlim(-0.5, len(points) - 0.5)
+    axes.set_ylim(-3, 103)
+    axes.set_ylabel("%, held-out tasks")
+    _legend(figure, 2)
+    return _svg(figure, "rounds", title)
+
+
 def _figure(height: float) -> tuple[Any, Any]:
     """A figure outside pyplot, so that nothing global is touched, and its one set of axes."""
     from matplotlib.figure import Figure

@@ -11,13 +11,16 @@ from rich.table import Table
 from repo_agent.evaluate import metrics
 from repo_agent.evaluate.advice import percent
 from repo_agent.evaluate.comparison import Comparison
+from repo_agent.evaluate.forgetting import difference_text, figure_text, interval_text
 from repo_agent.evaluate.pairs import Pair
 from repo_agent.evaluate.verdict import DECIDING
+from repo_agent.probes.answers import METRICS
 
 
 def tables(comparison: Comparison) -> list[Table]:
-    """The arms, and each two of them on what decides."""
-    return [_arms(comparison), _pairs([pair for pair in comparison.pairs if pair.metric in DECIDING])]
+    """The arms, each two of them on what decides, and what tuning cost where that was probed."""
+    deciding = _pairs([pair for pair in comparison.pairs if pair.metric in DECIDING])
+    return [_arms(comparison), deciding, *([_probes(comparison)] if comparison.forgetting.tested else [])]
 
 
 def _arms(comparison: Comparison) -> Table:
@@ -38,6 +41,19 @@ def _pairs(pairs: Sequence[Pair]) -> Table:
         mean = "—" if pair.difference is None else f"{100 * pair.difference:+.1f}"
         interval = f"{100 * pair.interval.low:+.1f} to {100 * pair.interval.high:+.1f}" if pair.interval else "—"
         table.add_row(escape(name), pair.metric.replace("_", " "), mean, interval, bare_p(pair.p))
+    return table
+
+
+def _probes(comparison: Comparison) -> Table:
+    """Both arms of the verdict on each metric of the probes, differences in points and nats; p after Holm's method."""
+    table, found = _table("probes", "reference", "tuned", "change", "95% interval", "p"), comparison.forgetting
+    for metric, name in METRICS.items():
+        figures = [
+            figure_text(metric, found.figure(arm.name, metric)) for arm in (comparison.reference, comparison.tuned)
+        ]
+        pair = found.tested.get(metric)
+        tested = (difference_text(pair).partition(" ")[0], interval_text(pair) or "—") if pair else ("—", "—")
+        table.add_row(name, *figures, *tested, bare_p(found.adjusted.get(metric)))
     return table
 
 

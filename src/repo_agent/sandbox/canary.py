@@ -15,6 +15,7 @@ from repo_agent.sandbox.grade import grade_now
 from repo_agent.sandbox.isolate import CHILD, LAYERS, UNSAFE, Isolation
 from repo_agent.sandbox.job import TestJob
 from repo_agent.sandbox.results import Grade
+from repo_agent.sandbox.watch import Bounds
 from repo_agent.sandbox.workspace import Workspace
 
 PROGRAM = "def good():\n    return 1\n\n\ndef bad():\n    return 2\n"
@@ -57,6 +58,8 @@ def test_no_connection():
     with pytest.raises(OSError):
         socket.create_connection(("127.0.0.1", {port}), timeout=1).close()
 """
+BOUNDS = Bounds(wall_seconds=300.0)
+"""So much that a layer is not given up because the machine is busy."""
 REMEDY = "Install bubblewrap (apt-get install bubblewrap), allow user namespaces, or accept the risk: --unsafe-local"
 
 
@@ -104,7 +107,7 @@ def _tried(layer: Isolation) -> str:
         secret.write_text("secret")
         Path(folder).chmod(0o777)
         text = TESTS.format(outside=str(outside), secret=str(secret), port=listener.getsockname()[1])
-        job = TestJob(tests=("test_program.py",), pristine={"test_program.py": text}, test_seconds=10.0)
+        job = TestJob(tests=("test_program.py",), pristine={"test_program.py": text}, test_seconds=30.0, bounds=BOUNDS)
         with Workspace({"program.py": PROGRAM}) as workspace:
             result = grade_now(workspace.root, job, layer)
         return _judged(result) or ("a file was written outside" if outside.exists() else "")

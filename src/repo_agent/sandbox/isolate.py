@@ -50,14 +50,16 @@ DENIED = (
     *("perf_event_open", "userfaultfd", "keyctl", "add_key", "request_key", "io_uring_setup", "open_by_handle_at"),
     *("name_to_handle_at", "fanotify_init", "kexec_load", "init_module", "finit_module", "delete_module", "quotactl"),
     *("memfd_create", "memfd_secret", "shmget", "semget", "msgget", "mq_open", "process_madvise", "process_mrelease"),
-    *("migrate_pages", "move_pages", "utime", "utimes", "futimesat"),
+    *("migrate_pages", "move_pages", "utime", "utimes", "futimesat", "vmsplice"),
 )
 """System calls that no test needs and that reach beyond a process or far into the kernel, hold memory that no process
 shows, or change a file that Landlock does not look after."""
-XATTRS = ("setxattr", "lsetxattr", "fsetxattr", "removexattr", "lremovexattr", "fremovexattr")
+OF_LANDLOCK, SENDING = ("socket", "inotify_add_watch"), ("sendmsg", "sendmmsg")
+"""More of them where files are Landlock's to keep: what tells of files outside; what sends open files out of sight."""
+XATTRS = tuple(f"{who}{what}xattr" for what in ("set", "remove", "get", "list") for who in ("", "l", "f"))
 """Answered as by a file system without them, which every program that copies takes."""
-TOO_NEW = (463, 466, 467, 469)
-"""setxattrat, removexattrat, open_tree_attr, file_setattr, by number: libseccomp does not know the names."""
+TOO_NEW = (463, 464, 465, 466, 467, 469)
+"""setxattrat and its like, open_tree_attr, file_setattr, by number: libseccomp does not know the names."""
 OF_OTHERS = (
     *("prlimit64", "sched_setaffinity", "sched_setparam", "sched_setscheduler", "sched_setattr"),
     *("setpriority", "ioprio_set"),
@@ -97,7 +99,7 @@ class Plan:
     read: tuple[str, ...] = ()
     write: tuple[str, ...] = ()
     filters: str = ""
-    """A BPF program, base64."""
+    """BPF programs, base64, with a space between them; all but the first are put on last."""
     calls: Mapping[str, int] = field(default_factory=dict)
     """System calls, with their numbers, that it hands to the process above the tests; see child/metadata.py."""
     seccomp: int = 0
@@ -221,7 +223,7 @@ def _tool(name: str) -> str:
 
 @cache
 def _filters(sockets: bool) -> str:
-    """A BPF program for seccomp(2) as base64: DENIED and the like, and more user namespaces.
+    """BPF programs for seccomp(2) as base64, with a space between: DENIED and the like, and more user namespaces.
 
     With `sockets` (the run has a file system and a network of its own) families that lead out of it are refused, else
     all sockets are, and changes of metadata are handed up. Raises ImportError or OSError where libseccomp is not there.
@@ -230,10 +232,12 @@ def _filters(sockets: bool) -> str:
 
     program = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
     refuse, unknown = pyseccomp.ERRNO(errno.EPERM), pyseccomp.ERRNO(errno.ENOSYS)
-    for number in _numbers(DENIED + (() if sockets else ("socket",))).values():
+    for number in _numbers(DENIED + (() if sockets else OF_LANDLOCK)).values():
         program.add_rule(refuse, number)
     for number in _numbers(XATTRS).values():
         program.add_rule(pyseccomp.ERRNO(errno.ENOTSUP), number)
+    # Room beyond the end of a file is in no limit of the kernel's.
+    program.add_rule(pyseccomp.ERRNO(errno.ENOTSUP), "fallocate", pyseccomp.Arg(1, pyseccomp.NE, 0))
     for name, number in _numbers(OF_OTHERS).items():
         program.add_rule(refuse, number, pyseccomp.Arg(int(name in OF_OTHERS[-2:]), pyseccomp.NE, 0))
     program.add_rule(refuse, "setpriority", pyseccomp.Arg(0, pyseccomp.EQ, os.PRIO_USER))
@@ -247,6 +251,16 @@ def _filters(sockets: bool) -> str:
     # clone3 hides its flags from a filter; "not implemented" makes the C library take clone.
     for number in (*_numbers(("clone3",)).values(), *TOO_NEW):
         program.add_rule(unknown, number)
+    if sockets:
+        return _exported(program)
+    # Put on last: the process above the tests is sent a descriptor first.
+    last = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
+    for number in _numbers(SENDING).values():
+        last.add_rule(refuse, number)
+    return f"{_exported(program)} {_exported(last)}"
+
+
+def _exported(program: Any) -> str:
     with tempfile.TemporaryFile() as file:
         program.export_bpf(file)
         file.seek(0)

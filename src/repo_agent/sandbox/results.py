@@ -31,6 +31,7 @@ ENDED = {
     "depth": "made folders more than {depth} deep",
     "disk": "wrote more than {disk_bytes} bytes",
     "results": "flooded the results",
+    "hidden": "hid what it holds",
 }
 OUTCOMES = {name: name for name in ("passed", "failed", "skipped")}
 SELECTING = ("-k", "-m", "--deselect", "--ignore", "--ignore-glob", "-x", "--maxfail", "--co", "--lf", "-o")

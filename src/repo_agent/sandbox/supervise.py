@@ -37,7 +37,7 @@ class End:
     code: int
     """Exit code; negative or above 128: a signal."""
     over: str
-    """The limit that ended it: wall, memory, processes, files, depth, disk, results; "" for none."""
+    """The limit that ended it: wall, memory, processes, files, depth, disk, hidden, results; "" for none."""
     results: bytes
     output: str
     """Head and tail of what it printed, with a mark between them."""

@@ -47,6 +47,7 @@ class Watch:
     def __init__(self, root: int, plan: Plan, bounds: Bounds) -> None:
         self._root, self._plan, self._bounds = root, plan, bounds
         self._looks = 0
+        self._hidden: set[int] = set()
 
     def look(self) -> str:
         """The limit that is broken, or ""."""
@@ -78,7 +79,10 @@ class Watch:
         return ""
 
     def _on_disk(self, pids: list[int]) -> str:
-        """Count what has a name, as far as the limits go, then what has none."""
+        """Count what has a name, as far as the limits go, then what has none, which only its process shows."""
+        before, self._hidden = self._hidden, {pid for pid in pids if _hides(pid)}
+        if before & self._hidden:  # a program that starts may hide for a moment
+            return "hidden"
         files = used = 0
         with contextlib.suppress(OSError):
             for depth, blocks in _below(self._plan.scratch):
@@ -146,6 +150,18 @@ def _descriptors(pid: int) -> Iterator[tuple[str, str]]:
         for name in os.listdir(f"/proc/{pid}/fd"):
             with contextlib.suppress(OSError):
                 yield f"/proc/{pid}/fd/{name}", os.readlink(f"/proc/{pid}/fd/{name}")
+
+
+def _hides(pid: int) -> bool:
+    """Whether a process of this user does not show what it holds: prctl(PR_SET_DUMPABLE), a program without leave to
+    read it."""
+    try:
+        os.listdir(f"/proc/{pid}/fd")
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _held_by_kernel(pid: int) -> int:

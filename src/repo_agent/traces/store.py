@@ -39,9 +39,11 @@ LATER_KEYS = frozenset({"base_hash", TOOLS, PROMPT, TRAINED_PROMPTS})
 """Keys that older runs lack, or that a machine may not be able to tell: they may be missing on one side."""
 CANARY = "canary.jsonl"
 """The replies by which a server proved that it obeys a schema: they cost tokens too."""
+PROBES = "probes.jsonl"
+"""The answers to the probes (see `repo_agent.probes`), `.part` while they are written: they cost tokens too."""
 _LONGEST_NAME = 200
-_REPLY = b'"kind":"llm_action"'
-"""Stands in a trace only where a reply does: inside of texts the quotes are escaped."""
+_REPLY, _ANSWER = b'"kind":"llm_action"', b'"kind":"probe"'
+"""Stand in a trace, and in the answers to probes, only where a reply does: inside of texts the quotes are escaped."""
 
 
 class RunDir:
@@ -115,7 +117,7 @@ class RunDir:
         """Prompt and completion tokens of all replies so far, also of rollouts that will be rerun; None where one has
         no count."""
         files = [
-            self.path / CANARY,
+            *(self.path / name for name in (CANARY, PROBES, f"{PROBES}.part")),
             *self.traces(),
             *(self.path / ERRORS).glob("*/*.jsonl"),
             *(self.path / TRACES).glob("*/*.part"),
@@ -243,7 +245,7 @@ def _tokens(path: Path) -> list[tuple[int | None, int | None]]:
     """Prompt and completion tokens of each reply in a trace, whole or not."""
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        lines = [json.loads(line) for line in data.split(b"\n")[:-1] if _REPLY in line]
+        lines = [json.loads(line) for line in data.split(b"\n")[:-1] if _REPLY in line or _ANSWER in line]
     except (FileNotFoundError, NotADirectoryError, ValueError, EOFError):
         return []  # another process has just renamed it; or no trace of ours
     return [(line.get("prompt_tokens"), line.get("completion_tokens")) for line in lines]

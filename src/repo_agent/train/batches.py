@@ -10,11 +10,21 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from repo_agent.chat.tokens import Tokens
 from repo_agent.messages import digest
 from repo_agent.train.config import TrainConfig
 from repo_agent.train.presets import steps_an_epoch
+
+
+class Row(Protocol):
+    """What a run learns from, and how many tokens it has; of pairs, both turns."""
+
+    @property
+    def length(self) -> int: ...
+
+    @property
+    def trained(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +36,7 @@ class Step:
     tokens: int
 
 
-def steps_of(rows: Sequence[Tokens], config: TrainConfig) -> list[Step]:
+def steps_of(rows: Sequence[Row], config: TrainConfig) -> list[Step]:
     """All steps of a run, in order: every row once an epoch, shuffled anew for each.
 
     `config` is resolved: it has epochs, and a step's size in rows or in trained tokens.
@@ -39,7 +49,7 @@ def steps_of(rows: Sequence[Tokens], config: TrainConfig) -> list[Step]:
     return found
 
 
-def _parts(rows: Sequence[Tokens], order: list[int], config: TrainConfig) -> list[list[int]]:
+def _parts(rows: Sequence[Row], order: list[int], config: TrainConfig) -> list[list[int]]:
     """The rows of an epoch's steps: each so many, or cut where the trained tokens so far reach the step's share."""
     if config.batch_size is not None:
         return [order[at : at + config.batch_size] for at in range(0, len(order), config.batch_size)]
@@ -58,27 +68,27 @@ def _parts(rows: Sequence[Tokens], order: list[int], config: TrainConfig) -> lis
     return parts
 
 
-def _step(rows: Sequence[Tokens], part: Sequence[int]) -> Step:
-    return Step(tuple(part), sum(rows[i].trained for i in part), sum(len(rows[i].input_ids) for i in part))
+def _step(rows: Sequence[Row], part: Sequence[int]) -> Step:
+    return Step(tuple(part), sum(rows[i].trained for i in part), sum(rows[i].length for i in part))
 
 
-def shares(rows: Sequence[Tokens], step: Step, processes: int) -> list[list[int]]:
+def shares(rows: Sequence[Row], step: Step, processes: int) -> list[list[int]]:
     """A step's rows divided over processes, each given about as many tokens; a process may get none."""
     found: list[list[int]] = [[] for _ in range(processes)]
     load = [0] * processes
-    for index in sorted(step.rows, key=lambda row: (-len(rows[row].input_ids), row)):
+    for index in sorted(step.rows, key=lambda row: (-rows[row].length, row)):
         least = load.index(min(load))
         found[least].append(index)
-        load[least] += len(rows[index].input_ids)
+        load[least] += rows[index].length
     return found
 
 
-def packs(rows: Sequence[Tokens], part: Sequence[int], most: int) -> list[list[int]]:
+def packs(rows: Sequence[Row], part: Sequence[int], most: int) -> list[list[int]]:
     """Rows put together into passes of at most `most` tokens: the longest first, each into the first pass with room."""
     found: list[list[int]] = []
     room: list[int] = []
-    for index in sorted(part, key=lambda row: (-len(rows[row].input_ids), row)):
-        length = len(rows[index].input_ids)
+    for index in sorted(part, key=lambda row: (-rows[row].length, row)):
+        length = rows[index].length
         place = next((place for place, left in enumerate(room) if left >= length), None)
         if place is None:
             found.append([index])

@@ -6,11 +6,10 @@ The contexts are the first turns of train tasks: system prompt and goals are the
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from repo_agent.data.trajectories import Trajectory
 from repo_agent.errors import UserError
 from repo_agent.messages import Message
 from repo_agent.train.prepare import Prepared
@@ -36,11 +35,10 @@ class Canary(NamedTuple):
     contexts: list[Context]
 
 
-def make_canary(tuned: Any, prepared: Prepared) -> str:
+def make_canary(tuned: Any, prepared: Prepared[Any]) -> str:
     """canary.json of a PEFT model in evaluation mode."""
     contexts = []
-    for trajectory in _some(prepared):
-        messages = trajectory.messages[: trajectory.kept[0].at]
+    for messages in _some(prepared):
         ids = prepared.renderer.prompt_ids(messages)
         after = greedy(tuned, prepared, ids)
         with tuned.disable_adapter():
@@ -66,7 +64,7 @@ def read_canary(adapter: Path) -> Canary | None:
         raise UserError(f"cannot be read ({error})", str(path), "Train again, or remove the file") from error
 
 
-def greedy(model: Any, prepared: Prepared, ids: list[int]) -> str:
+def greedy(model: Any, prepared: Prepared[Any], ids: list[int]) -> str:
     """The first tokens of a greedy reply, as text, without the one that ends the turn."""
     import torch
 
@@ -85,16 +83,10 @@ def greedy(model: Any, prepared: Prepared, ids: list[int]) -> str:
     return str(tokenizer.decode(reply[:end], clean_up_tokenization_spaces=False))
 
 
-def _some(prepared: Prepared) -> Iterator[Trajectory]:
-    """A trajectory of each of a few train tasks, those with the shortest prompts."""
-    seen: dict[str, Trajectory] = {}
-    for one in prepared.dataset.trajectories():
-        if one.kept and one.task in prepared.tasks:
-            seen.setdefault(one.task, one)
-    order = sorted(seen.values(), key=_length)
-    yield from order[:CONTEXTS]
-
-
-def _length(trajectory: Trajectory) -> tuple[int, str]:
-    begin = trajectory.messages[: trajectory.kept[0].at]
-    return sum(len(message.content) for message in begin), trajectory.id
+def _some(prepared: Prepared[Any]) -> Iterator[Sequence[Message]]:
+    """The opening of a trajectory of each of a few train tasks, those with the shortest ones."""
+    seen: dict[str, Sequence[Message]] = {}
+    for task, opening in prepared.openings():
+        seen.setdefault(task, opening)
+    order = sorted(seen.items(), key=lambda one: (sum(len(message.content) for message in one[1]), one[0]))
+    yield from (opening for _, opening in order[:CONTEXTS])

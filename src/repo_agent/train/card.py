@@ -47,11 +47,12 @@ def card(record: RunRecord, name: str) -> str:
     took = "time unknown" if record.seconds is None else f"{record.seconds:.0f} s"
     facts = {
         "base": f"{markdown(record.base)}, weights {record.base_hash or 'not on record'}",
+        "begun with": f"adapter {record.adapter_hash}" if record.adapter_hash else "a new adapter",
         "contract": f"{record.contract}, protocol {markdown(record.protocol)}",
         "dataset": record.dataset,
-        "rows": f"{record.rows} of {len(record.train_tasks)} tasks; {trained}",
+        "pairs" if config.method == "dpo" else "rows": f"{record.rows} of {len(record.train_tasks)} tasks; {trained}",
         "LoRA": f"rank {config.rank}, alpha {config.alpha}, {markdown(config.target)}",
-        "training": f"{config.epochs} epochs, {rate}",
+        "training": f"{config.method}, {config.epochs} epochs, {rate}",
         "on": f"{record.device}, {record.precision or 'precision unknown'}, {record.processes} process(es), {took}",
     }
     return _CARD.format(
@@ -77,17 +78,21 @@ def serving_line(record: RunRecord, folder: str) -> str:
 def _evaluations(record: RunRecord) -> list[str]:
     if not record.evals:
         return ["No train task was held back, so nothing was evaluated during training."]
-    tasks = len(record.eval_tasks)
+    tasks, pairs = len(record.eval_tasks), any(one.preference_loss is not None for one in record.evals)
+    heads = ["step", "eval_nll", *(["preference loss", "preferred"] if pairs else []), "replayed calls valid"]
     return [
         f"Evaluations on {tasks} train tasks that were held back. The weights are those of step {record.best_step}.",
         "",
-        "| step | eval_nll | replayed calls valid |",
-        "|---|---|---|",
-        *map(_row, record.evals),
+        f"| {' | '.join(heads)} |",
+        "|---" * len(heads) + "|",
+        *(f"| {' | '.join(_cells(one, pairs))} |" for one in record.evals),
     ]
 
 
-def _row(one: Evaluation) -> str:
-    nll = "not measured" if one.eval_nll is None else f"{one.eval_nll:.4f}"
+def _cells(one: Evaluation, pairs: bool) -> list[str]:
+    def shown(figure: float | None, form: str) -> str:
+        return "not measured" if figure is None else format(figure, form)
+
     valid = "not measured" if one.validity is None else f"{one.validity:.1%} of {one.replayed}"
-    return f"| {one.step} | {nll} | {valid} |"
+    preferences = [shown(one.preference_loss, ".4f"), shown(one.preferred, ".0%")] if pairs else []
+    return [str(one.step), shown(one.eval_nll, ".4f"), *preferences, valid]

@@ -26,7 +26,11 @@ class TrainConfig(pydantic.BaseModel):
 
     base: str
     """`tiny`, `smollm2`, a folder, or a hub name."""
-    method: Literal["sft"] = "sft"
+    adapter: str | None = None
+    """A folder that `train` wrote: its weights are trained on, where None makes a new adapter."""
+    method: Literal["sft", "dpo"] = "sft"
+    beta: float = pydantic.Field(0.1, gt=0)
+    """Of dpo: how dearly it pays for a distance from the reference."""
     preset: Literal["recommended", "plan"] = "recommended"
     """What fills in the fields that are None; see `presets`."""
     epochs: int | None = pydantic.Field(None, ge=1)

@@ -20,7 +20,7 @@ from repo_agent.train.card import card
 from repo_agent.train.measure import best_of, evaluating, token_nll
 from repo_agent.train.passes import add_head
 from repo_agent.train.plots import plot
-from repo_agent.train.prepare import origin
+from repo_agent.train.prepare import origin, trained_tasks
 from repo_agent.train.record import RECORD, RunRecord, versions
 from repo_agent.train.run import Run
 
@@ -92,15 +92,15 @@ def _record(run: Run, form: str, served_nll: float | None) -> RunRecord:
     steps, best = folder.steps(), best_of(run.evaluations.all)
     on_gpu = run.model.device.type == "cuda"
     facts: dict[str, Any] = {
-        **origin(prepared.dataset, prepared.config, prepared.renderer),
+        **origin(prepared.dataset, prepared.config, prepared.renderer, prepared.start),
         "device": torch.cuda.get_device_name(run.model.device) if on_gpu else str(run.model.device),
         "versions": versions(),
-        "train_tasks": prepared.tasks,
+        "train_tasks": trained_tasks(prepared.tasks, prepared.start),
         "rows": len(prepared.rows),
         "dropped_too_long": prepared.made.too_long,
         "lost_tokens": dict(prepared.made.lost),
-        "prompts": prepared.made.proof.to_dict(),
-        "tokens": sum(len(row.input_ids) for row in prepared.rows),
+        "prompts": prepared.made.prompts,
+        "tokens": sum(row.length for row in prepared.rows),
         "trained_tokens": prepared.size.trained,
         "losses": steps,
         "seconds": round(sum(step.seconds or 0.0 for step in steps), 2),

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from repo_agent.chat.base import base_hash
-from repo_agent.chat.weights import SMALL, load_weights
+from repo_agent.chat.weights import SMALL, load_weights, with_adapter
 from repo_agent.errors import Stopped, UserError, boundary
 from repo_agent.messages import digest, tilde
 from repo_agent.train.batches import steps_of
 from repo_agent.train.config import TrainConfig
+from repo_agent.train.dpo import PairPasses, Reference, check_reference
 from repo_agent.train.finish import finish
 from repo_agent.train.folder import RunFolder
 from repo_agent.train.measure import Evaluations, Probe
@@ -69,20 +70,21 @@ def train(
     return record
 
 
-def identity(prepared: Prepared) -> dict[str, Any]:
+def identity(prepared: Prepared[Any]) -> dict[str, Any]:
     """What a run is: where this is equal, its checkpoints may be taken up."""
     config = prepared.config
     return {
         "config": config.model_copy(update={"base": tilde(config.base)}).model_dump(mode="json"),
         "dataset": digest(prepared.dataset.record),
         "base": base_hash(config.base),
+        "adapter": prepared.start.hash if prepared.start else None,
         "tokenizer": prepared.renderer.fingerprint(),
         "rows": [len(prepared.rows), prepared.size.trained],
     }
 
 
 def _start(
-    prepared: Prepared, folder: RunFolder, here: World, on_step: OnStep | None, probe: Probe | None, say: Say
+    prepared: Prepared[Any], folder: RunFolder, here: World, on_step: OnStep | None, probe: Probe | None, say: Say
 ) -> Run:
     """Load the base, prove the packing, and put the trainer together."""
     from transformers import set_seed
@@ -98,17 +100,23 @@ def _start(
     model = load_weights(config.base, here.device(), _dtype(config), quantized=config.quantize == "4bit")
     model.name_or_path = model.config._name_or_path = tilde(config.base)  # PEFT writes it into the adapter
     add_head(model)
-    kind, why = choose_attention(model, prepared.rows, config.attention)
+    pairs = config.method == "dpo"
+    kind, why = ("alone", "") if pairs else choose_attention(model, prepared.rows, config.attention)
     if why and here.main:
         say(f"attention: {kind} ({why})")
     if left := unused_gpus(here):
         say(f"{left} GPUs are left alone; accelerate launch uses them (docs/training.md)")
-    passes = Passes(prepared.rows, steps, 1 if kind == "alone" else most, here, say)
+    passes = (PairPasses if pairs else Passes)(prepared.rows, steps, 1 if kind == "alone" else most, here, say)
     run = Run(prepared, folder, here, model, passes, kind, Evaluations([], config.early_stop), probe, say)
     measure = run.measure if prepared.held else None
+    start = prepared.start
+    begun = with_adapter(model, start.path, config.base, trainable=True) if start else model
     run.trainer = make_trainer(
-        model, prepared.renderer.tokenizer, config, passes, folder, here, on_step, measure, again
+        begun, prepared.renderer.tokenizer, config, passes, folder, here, on_step, measure, again
     )
+    if pairs:
+        check_reference(run.trainer, [prepared.rows[index] for index in steps[0].rows])
+        run.reference = Reference(run.trainer.model, prepared.held_rows, config.beta) if prepared.held else None
     return run
 
 

@@ -12,13 +12,13 @@ from typing import Any
 
 from repo_agent.chat.render import Renderer
 from repo_agent.chat.tokens import Tokens
-from repo_agent.data.trajectories import Trajectory
+from repo_agent.data.trajectories import NextTurn
 from repo_agent.train.batches import packs
 from repo_agent.train.passes import summed_loss
 from repo_agent.train.record import Evaluation
 
-Probe = Callable[[Any, Renderer, Sequence[Trajectory], int], tuple[int, int]]
-"""Replays at most so many recorded contexts through a model: how many of the next calls are valid, of how many."""
+Probe = Callable[[Any, Renderer, Sequence[NextTurn], int], tuple[int, int]]
+"""Asks a model for its next turn in at most so many recorded contexts: how many are valid calls, of how many."""
 
 
 def token_nll(model: Any, tasks: Mapping[str, Sequence[Tokens]], most: int) -> tuple[float, dict[str, float]]:
@@ -68,6 +68,6 @@ class Evaluations:
 
 
 def best_of(evals: Sequence[Evaluation]) -> Evaluation | None:
-    """The one with the lowest `eval_nll`, the first of several; the one before training does not count."""
-    known = [one for one in evals if one.step and one.eval_nll is not None]
-    return min(known, key=lambda one: one.eval_nll or 0.0, default=None)
+    """The one with the lowest score, the first of several; the one before training does not count."""
+    known = [one for one in evals if one.step and one.score is not None]
+    return min(known, key=lambda one: one.score or 0.0, default=None)

@@ -13,7 +13,7 @@ from repo_agent.train.prepare import Prepared
 from repo_agent.train.sizes import Memory, memory, shape_of
 
 FLOPS_A_TOKEN = 4
-"""Times the parameters: forward, and backward without gradients of frozen weights."""
+"""Times the parameters: forward, and backward without gradients of frozen weights. A further forward has two more."""
 _EFFICIENCY = {"cuda": 0.4, "cpu": 0.5}
 """Of the speed of plain matrix products."""
 _PASS = {"small": 4096, "cpu": 1024, "least": 2048, "most": 16_384}
@@ -57,12 +57,12 @@ class Plan:
         return record | {"memory": {**self.memory._asdict(), "total": self.memory.total} if self.memory else None}
 
 
-def plan(prepared: Prepared, usd_per_hour: float | None = None) -> Plan:
+def plan(prepared: Prepared[Any], usd_per_hour: float | None = None) -> Plan:
     """Nothing is loaded but the base's config; a second goes into the speed of this machine."""
     config, size = prepared.config, prepared.size
     steps = steps_of(prepared.rows, config)
     most, again = pass_tokens(prepared), again_needed(prepared)
-    tokens = sum(len(row.input_ids) for row in prepared.rows)
+    tokens = sum(row.length for row in prepared.rows)
     read = sum(step.tokens for step in steps)
     seconds = _seconds(prepared, read, again)
     return Plan(
@@ -75,7 +75,7 @@ def plan(prepared: Prepared, usd_per_hour: float | None = None) -> Plan:
         eval_tasks=list(prepared.held),
         dropped_too_long=prepared.made.too_long,
         lost_tokens=dict(prepared.made.lost),
-        prompts=prepared.made.proof.to_dict(),
+        prompts=prepared.made.prompts,
         epochs=config.epochs or 1,
         steps=len(steps),
         step_rows=round(sum(len(step.rows) for step in steps) / len(steps), 2),
@@ -93,8 +93,10 @@ def plan(prepared: Prepared, usd_per_hour: float | None = None) -> Plan:
     )
 
 
-def pass_tokens(prepared: Prepared) -> int:
-    """The most tokens of a pass of several rows."""
+def pass_tokens(prepared: Prepared[Any]) -> int:
+    """The most tokens of a pass of several rows; 1 where each has a pass of its own."""
+    if prepared.config.method == "dpo":
+        return 1
     if prepared.config.pass_tokens is not None:
         return prepared.config.pass_tokens
     if _device() == "cpu":
@@ -105,26 +107,26 @@ def pass_tokens(prepared: Prepared) -> int:
     return most
 
 
-def again_needed(prepared: Prepared) -> bool:
+def again_needed(prepared: Prepared[Any]) -> bool:
     """Whether activations are to be computed again: where those of the longest pass would not fit the memory."""
     wanted = prepared.config.checkpointing
     if wanted != "auto":
         return wanted == "on"
-    longest = max(len(row.input_ids) for row in prepared.rows)
+    longest = max(row.length for row in prepared.rows)
     return not _fits(prepared, max(longest, pass_tokens(prepared)), False)
 
 
-def _fits(prepared: Prepared, tokens: int, again: bool) -> bool:
+def _fits(prepared: Prepared[Any], tokens: int, again: bool) -> bool:
     taken, free = _memory(prepared, tokens, again), free_memory()
     return taken is None or free is None or taken.total <= _SHARE * free
 
 
-def _memory(prepared: Prepared, tokens: int, again: bool) -> Memory | None:
+def _memory(prepared: Prepared[Any], tokens: int, again: bool) -> Memory | None:
     shape = shape_of(prepared.config.base)
     if shape is None:
         return None
     config, size = prepared.config, prepared.size
-    share = size.trained / max(1, sum(len(row.input_ids) for row in prepared.rows))
+    share = size.trained / max(1, sum(row.length for row in prepared.rows))
     wide = config.precision == "fp32" or (
         config.precision == "auto" and usual_dtype(config.base, _device()) == "float32"
     )
@@ -140,11 +142,12 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _seconds(prepared: Prepared, tokens: int, again: bool) -> float | None:
+def _seconds(prepared: Prepared[Any], tokens: int, again: bool) -> float | None:
     """An estimate from the speed of matrix products here; None where the base's size is unknown."""
     if prepared.parameters is None:
         return None
-    work = (FLOPS_A_TOKEN + 2 * again) * prepared.parameters * tokens
+    reference = prepared.config.method == "dpo"
+    work = (FLOPS_A_TOKEN + 2 * again + 2 * reference) * prepared.parameters * tokens
     return round(work / (matmul_speed() * _EFFICIENCY[_device()]), 1)
 
 

@@ -1,4 +1,4 @@
-"""How a run went, in one picture: loss, eval_nll, replayed validity, tokens a second, over the optimizer steps."""
+"""How a run went, in one picture: losses, eval_nll, margins, replayed validity, tokens a second, over the steps."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ def plot(record: RunRecord, path: Path) -> None:
 
     speeds = [(one.step, one.tokens / one.seconds) for one in record.losses if one.tokens and one.seconds]
     curves: dict[str, list[tuple[int, float | None]]] = {
-        "loss (nats a trained token)": [(one.step, one.loss) for one in record.losses],
+        "loss (nats)": [(one.step, one.loss) for one in record.losses],
         "eval_nll": [(one.step, one.eval_nll) for one in record.evals],
+        "margin": [(one.step, one.margin) for one in record.losses],
+        "held-back preference loss": [(one.step, one.preference_loss) for one in record.evals],
         "replayed calls valid": [(one.step, one.validity) for one in record.evals],
         "tokens a second": list(speeds),
     }
@@ -28,6 +30,7 @@ def plot(record: RunRecord, path: Path) -> None:
         place.set(xlabel="optimizer step", title=label)
         place.set_ylim(0, 1.05 if label.startswith("replayed") else None)
         place.grid(alpha=0.3)
-        if record.best_step is not None and label == "eval_nll":
+        chose = "held-back preference loss" if "held-back preference loss" in shown else "eval_nll"
+        if record.best_step is not None and label == chose:
             place.axvline(record.best_step, linestyle=":", color="grey")
     figure.savefig(path)

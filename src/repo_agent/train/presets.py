@@ -22,6 +22,8 @@ PLAN_LR, PLAN_BATCH = 1e-5, 8
 MOVES = 5e-3
 """Sum of the rates of all steps under which a LoRA of alpha = 2 rank hardly moves a base: on SmolLM2-135M runs with
 2e-4 taught nothing, 4e-3 a quarter, 2e-2 three quarters."""
+PAIR_EPOCHS, PAIR_BATCH, PAIR_RATE = 1, 8, 0.1
+"""Of preferences: epochs, pairs of a step, and the rate as a share of what it is for turns."""
 _MEAN = {"linear": 0.5, "cosine": 0.5, "constant_with_warmup": 1.0}
 """Mean of a schedule, as a share of its peak."""
 
@@ -38,6 +40,8 @@ class Size(NamedTuple):
 
 def resolve(config: TrainConfig, size: Size) -> TrainConfig:
     """The config with everything decided."""
+    if config.method == "dpo":
+        return _of_pairs(config, size)
     if config.preset == "plan":
         batch = PLAN_BATCH if config.step_tokens is None else None
         return config.model_copy(
@@ -55,6 +59,19 @@ def resolve(config: TrainConfig, size: Size) -> TrainConfig:
     settled = config.model_copy(update={"epochs": epochs, "step_tokens": step_tokens})
     rate = config.lr or recommended_rate(size.parameters, steps(settled, size))
     return settled.model_copy(update={"lr": rate})
+
+
+def _of_pairs(config: TrainConfig, size: Size) -> TrainConfig:
+    """A step is so many pairs, whatever their tokens, unless `step_tokens` says otherwise."""
+    plan = config.preset == "plan"
+    rate = PLAN_LR if plan else PAIR_RATE * recommended_rate(size.parameters, FEW_STEPS)
+    batch = None if config.step_tokens is not None else PAIR_BATCH
+    settled = {
+        "epochs": config.epochs or PAIR_EPOCHS,
+        "lr": config.lr or rate,
+        "batch_size": config.batch_size or batch,
+    }
+    return config.model_copy(update=settled)
 
 
 def steps(config: TrainConfig, size: Size) -> int:
@@ -78,7 +95,9 @@ def recommended_rate(parameters: int | None, steps: int) -> float:
 
 def warnings(config: TrainConfig, parameters: int | None, count: int) -> list[str]:
     """What to say before a run of so many steps, with a resolved config, is paid for."""
-    found = []
+    found: list[str] = []
+    if config.method == "dpo":
+        return found
     rate = config.lr or 0.0
     moved = rate * count * _MEAN[config.schedule] * config.alpha / config.rank / 2
     usual = recommended_rate(parameters, count)

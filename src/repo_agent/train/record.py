@@ -28,7 +28,10 @@ class StepLoss(pydantic.BaseModel):
 
     step: int
     loss: float
-    """Nats a trained token."""
+    """Nats a trained token; of preferences, a pair."""
+    margin: float | None = None
+    """Of preferences: how much more the reward of the chosen turns has grown than that of the rejected ones, which is
+    beta times the log-probability that a turn has won against the reference."""
     lr: float | None = None
     grad_norm: float | None = None
     tokens: int | None = None
@@ -47,6 +50,17 @@ class Evaluation(pydantic.BaseModel):
     validity: float | None = None
     """Share of replayed contexts whose next call, drawn greedily, is valid; None: nothing was replayed."""
     replayed: int = 0
+    preference_loss: float | None = None
+    """Of preferences: nats a pair that is held back, -log sigmoid(margin)."""
+    margin: float | None = None
+    """Their mean margin."""
+    preferred: float | None = None
+    """Share of them whose margin is above 0."""
+
+    @property
+    def score(self) -> float | None:
+        """What the best evaluation has least of."""
+        return self.eval_nll if self.preference_loss is None else self.preference_loss
 
 
 class Hosted(pydantic.BaseModel):
@@ -76,13 +90,15 @@ class RunRecord(pydantic.BaseModel):
     base: str
     base_hash: str | None = None
     """Of its weights (see `chat.base`); None in older records."""
+    adapter_hash: str | None = None
+    """Of the adapter that the run began with; None where it made a new one."""
     tokenizer: str
     """The renderer's fingerprint with the base's tokenizer."""
     seed: int
     device: str
     versions: dict[str, str]
     train_tasks: list[str]
-    """Tasks that a trained row came from."""
+    """Tasks that a trained row came from, of this run and of those that made the adapter that it began with."""
     held_out: list[str] | None = None
     """Tasks that the dataset holds out; None where it has no split, and in older records."""
     rows: int

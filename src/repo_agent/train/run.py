@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from repo_agent.train.config import TrainConfig
+from repo_agent.train.dpo import Reference
 from repo_agent.train.folder import RunFolder
 from repo_agent.train.measure import Evaluations, Probe, evaluating, token_nll
 from repo_agent.train.prepare import Prepared
@@ -19,16 +20,18 @@ from repo_agent.train.world import World
 class Run:
     """A run under way."""
 
-    prepared: Prepared
+    prepared: Prepared[Any]
     folder: RunFolder
     world: World
     model: Any
     """The transformers model; it gets the LoRA."""
-    passes: Passes
+    passes: Passes[Any]
     attention: str
     evaluations: Evaluations
     probe: Probe | None
     say: Say
+    reference: Reference | None = None
+    """Of preferences."""
     trainer: Any = None
 
     @property
@@ -39,6 +42,7 @@ class Run:
         """Evaluate the weights after a step, and keep them where they are the best so far."""
         tuned = self.trainer.model
         nll, tasks = token_nll(tuned, self.prepared.held, self.passes.most)
+        preferences = self.reference.compare(tuned) if self.reference else {}
         valid, replayed = self._replay(tuned)
         found = Evaluation(
             step=step,
@@ -46,12 +50,12 @@ class Run:
             tasks=tasks,
             validity=valid / replayed if replayed else None,
             replayed=replayed,
+            **preferences,
         )
         best = self.evaluations.add(found)
         if self.world.main:
             self.folder.log(found.model_dump())
-            replay = "" if found.validity is None else f", {found.validity:.0%} of {replayed} replayed calls valid"
-            self.say(f"step {step}: eval_nll {nll:.4f}{replay}{' (best so far)' if best else ''}")
+            self.say(f"step {step}: {_told(found)}{' (best so far)' if best else ''}")
         if best:
             self.save(self.folder.path / f"best-{step}")
         return found, self.evaluations.enough
@@ -61,13 +65,21 @@ class Run:
         if self.probe is None or not self.config.replays or not self.world.main or self.world.sharded:
             return 0, 0
         with evaluating(tuned):
-            return self.probe(
-                tuned, self.prepared.renderer, list(self.prepared.held_trajectories()), self.config.replays
-            )
+            return self.probe(tuned, self.prepared.renderer, list(self.prepared.held_turns()), self.config.replays)
 
     def save(self, folder: Path) -> None:
         """Write the adapter; every process takes part where weights are divided."""
         state = self.trainer.accelerator.get_state_dict(self.trainer.model_wrapped) if self.world.sharded else None
         if self.world.main:
-            self.trainer.accelerator.unwrap_model(self.trainer.model).save_pretrained(str(folder), state_dict=state)
+            tuned = self.trainer.accelerator.unwrap_model(self.trainer.model)
+            tuned.save_pretrained(str(folder), state_dict=state, selected_adapters=["default"])
         self.world.wait()
+
+
+def _told(found: Evaluation) -> str:
+    said = [f"eval_nll {found.eval_nll:.4f}"]
+    if found.preference_loss is not None:
+        said.append(f"preference loss {found.preference_loss:.4f}, {found.preferred:.0%} preferred")
+    if found.validity is not None:
+        said.append(f"{found.validity:.0%} of {found.replayed} replayed calls valid")
+    return ", ".join(said)

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from repo_agent.chat.tokens import Span, Tokens
 from repo_agent.errors import UserError
-from repo_agent.train.batches import Step, packs, shares
+from repo_agent.train.batches import Row, Step, packs, shares
 from repo_agent.train.passes import pack_tensors
 from repo_agent.train.record import Say
 from repo_agent.train.world import World
 
+R = TypeVar("R", bound=Row)
 
-class Passes:
+
+class Passes(Generic[R]):
     """Divides steps into passes, and remembers how large a pass memory has held."""
 
-    def __init__(self, rows: Sequence[Tokens], steps: Sequence[Step], most: int, world: World, say: Say) -> None:
+    def __init__(self, rows: Sequence[R], steps: Sequence[Step], most: int, world: World, say: Say) -> None:
         self.rows, self.steps, self.most = rows, steps, most
         self._world, self._say = world, say
 
@@ -31,9 +33,9 @@ class Passes:
         Raises UserError where memory does not hold one row.
         """
         step = self.steps[number]
-        part = shares(self.rows, step, self._world.size)[self._world.rank]
+        parts = shares(self.rows, step, self._world.size)
         while True:
-            divided = packs(self.rows, part, self.most)
+            divided = [packs(self.rows, part, self.most) for part in parts]
             try:
                 return self._backward(trainer, model, step, divided)
             except RuntimeError as error:  # what follows drops the traceback, and with it the tensors of the pass
@@ -41,20 +43,28 @@ class Passes:
                     raise
                 why = str(error).splitlines()[0]
             _forget(model)
-            self._smaller(model, divided, why)
+            self._smaller(model, divided[self._world.rank], why)
 
-    def _backward(self, trainer: Any, model: Any, step: Step, divided: list[list[int]]) -> Any:
+    def bundles(self, divided: list[list[list[int]]]) -> list[list[R]]:
+        """The rows of each pass of this process. `divided`: the packs of every process."""
+        own: list[Any] = [[self.rows[index] for index in pack] for pack in divided[self._world.rank]]
+        return own or [_nothing(self.rows[0])]
+
+    def loss(self, trainer: Any, model: Any, bundle: list[R], step: Step) -> Any:
+        """A pass's part of the step's loss."""
+        return model(**pack_tensors(bundle, trainer.args.device)) / step.trained  # type: ignore[arg-type]
+
+    def _backward(self, trainer: Any, model: Any, step: Step, divided: list[list[list[int]]]) -> Any:
         """Several processes average their gradients once, at the last pass."""
         import torch
 
-        scale = self._world.size / step.trained
         loss = torch.zeros((), device=trainer.args.device)
-        bundles = [[self.rows[index] for index in pack] for pack in divided] or [_nothing(self.rows)]
+        bundles = self.bundles(divided)
         for place, bundle in enumerate(bundles):
             last = place == len(bundles) - 1
             with nullcontext() if last else trainer.accelerator.no_sync(model):
                 with trainer.compute_loss_context_manager():
-                    part = model(**pack_tensors(bundle, trainer.args.device)) * scale
+                    part = self.loss(trainer, model, bundle, step) * self._world.size
                 trainer.accelerator.backward(part)
             loss += part.detach()
         return loss
@@ -64,7 +74,7 @@ class Passes:
         if self._world.size > 1:
             remedy = f"Give --pass-tokens {self.most // 2}, or --checkpointing on"
             raise UserError(f"out of memory in process {self._world.rank} ({why})", "train", remedy)
-        largest = max(sum(len(self.rows[i].input_ids) for i in pack) for pack in divided)
+        largest = max(sum(self.rows[i].length for i in pack) for pack in divided)
         if any(len(pack) > 1 for pack in divided):
             self.most = max(1, largest // 2)
             self._say(f"out of memory: passes of at most {self.most:,} tokens from here on; steps stay the same")
@@ -104,6 +114,6 @@ def _forget(model: Any) -> None:
         torch.cuda.empty_cache()
 
 
-def _nothing(rows: Sequence[Tokens]) -> list[Tokens]:
+def _nothing(row: Any) -> list[Tokens]:
     """A pass without loss, for a process that got no row: the others wait for its gradient."""
-    return [Tokens(rows[0].input_ids[:2], (Span(0, 1, 1),))]
+    return [Tokens(row.input_ids[:2], (Span(0, 1, 1),))]

@@ -1,6 +1,7 @@
-"""TRL's SFTTrainer over our own steps: it drives optimizer, schedule, checkpoints, processes and trackers.
+"""TRL's trainers over our own steps: they drive optimizer, schedule, checkpoints, processes and trackers.
 
-Its dataset is the numbers of the steps; their rows come from `step.Passes`, their loss from `passes`.
+Their dataset is the numbers of the steps; the rows of these come from `step.Passes`, which also has them read and
+their loss taken.
 """
 
 from __future__ import annotations
@@ -26,14 +27,15 @@ def make_trainer(
     model: Any,
     tokenizer: Any,
     config: TrainConfig,
-    passes: Passes,
+    passes: Passes[Any],
     folder: RunFolder,
     world: World,
     on_step: OnStep | None,
     measure: Measure | None,
     again: bool,
 ) -> Any:
-    """An SFTTrainer with a fresh LoRA on `model`, silent but for `on_step`; its `schedule` may be told to stop."""
+    """A trainer with a fresh LoRA on `model`, or with the one that it has; silent but for `on_step`. Its `schedule` may
+    be told to stop."""
     import datasets
     import peft
     from transformers import PrinterCallback
@@ -48,7 +50,7 @@ def make_trainer(
     evals = places(config.evals, len(passes.steps)) if measure else set()
     schedule = _schedule(config, passes, evals, folder, world, on_step)
     numbers = [number for number in range(len(passes.steps)) for _ in range(world.size)]
-    trainer = _trainer_class()(
+    trainer = _trainer_class(config.method)(
         passes,
         measure,
         model=model,
@@ -56,7 +58,7 @@ def make_trainer(
         train_dataset=datasets.Dataset.from_dict({"step": numbers}),
         data_collator=lambda items: {"step": items[0]["step"]},
         processing_class=tokenizer,
-        peft_config=lora,
+        peft_config=None if isinstance(model, peft.PeftModel) else lora,
         callbacks=[schedule],
     )
     trainer.remove_callback(PrinterCallback)
@@ -67,13 +69,18 @@ def make_trainer(
     return trainer
 
 
-def _trainer_class() -> Any:
-    from trl import SFTTrainer
+def _trainer_class(method: str) -> Any:
+    import trl
 
-    class StepTrainer(SFTTrainer):  # type: ignore[misc]
-        def __init__(self, passes: Passes, measure: Measure | None, **more: Any) -> None:
+    parent: Any = getattr(trl, {"sft": "SFTTrainer", "dpo": "DPOTrainer"}[method])  # either takes a while to load
+
+    class StepTrainer(parent):  # type: ignore[misc]
+        def __init__(self, passes: Passes[Any], measure: Measure | None, **more: Any) -> None:
             super().__init__(**more)
             self.passes, self.measure = passes, measure
+
+        def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+            return dataset
 
         def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
             model.train()
@@ -82,7 +89,12 @@ def _trainer_class() -> Any:
         def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
             assert self.measure is not None
             found, enough = self.measure(self.state.global_step)
-            figures = {"eval_nll": found.eval_nll, "eval_validity": found.validity}
+            figures = {
+                "eval_nll": found.eval_nll,
+                "eval_validity": found.validity,
+                "eval_preference_loss": found.preference_loss,
+                "eval_margin": found.margin,
+            }
             logs = {name: figure for name, figure in figures.items() if figure is not None}
             self.log(dict(logs))
             control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
@@ -102,18 +114,21 @@ def _trainer_class() -> Any:
     return StepTrainer
 
 
-def _arguments(model: Any, config: TrainConfig, passes: Passes, folder: Path, again: bool) -> Any:
+def _arguments(model: Any, config: TrainConfig, passes: Passes[Any], folder: Path, again: bool) -> Any:
     """TRL's configuration: one item of the dataset is one optimizer step."""
     import torch
-    from trl import SFTConfig
+    import trl
 
     steps = len(passes.steps)
-    made = SFTConfig(
+    kinds: dict[str, tuple[str, dict[str, Any]]] = {
+        "sft": ("SFTConfig", {"packing": False}),
+        "dpo": ("DPOConfig", {"beta": config.beta, "loss_type": ["sigmoid"]}),
+    }
+    kind, own = kinds[config.method]
+    made = getattr(trl, kind)(
         output_dir=str(folder),
         max_length=None,
-        packing=False,
         remove_unused_columns=False,
-        dataset_kwargs={"skip_prepare_dataset": True},
         per_device_train_batch_size=1,
         gradient_accumulation_steps=1,
         train_sampling_strategy="sequential",
@@ -138,6 +153,7 @@ def _arguments(model: Any, config: TrainConfig, passes: Passes, folder: Path, ag
         report_to=list(config.report_to) or "none",
         disable_tqdm=True,
         ddp_find_unused_parameters=False,
+        **own,
     )
     one_gpu_only(made)
     return made
@@ -149,7 +165,7 @@ def places(count: int, steps: int) -> set[int]:
 
 
 def _schedule(
-    config: TrainConfig, passes: Passes, evals: set[int], folder: RunFolder, world: World, on_step: OnStep | None
+    config: TrainConfig, passes: Passes[Any], evals: set[int], folder: RunFolder, world: World, on_step: OnStep | None
 ) -> Any:
     """The callback that says when to evaluate and save, and writes the log."""
     from transformers import TrainerCallback
@@ -180,6 +196,7 @@ def _schedule(
                 loss=logs["loss"],
                 lr=logs.get("learning_rate"),
                 grad_norm=logs.get("grad_norm"),
+                margin=logs.get("rewards/margins"),
                 tokens=step.tokens,
                 seconds=round(seconds, 4),
             )

@@ -16,6 +16,7 @@ import functools
 import operator as operators
 import sys
 import threading
+import types
 from collections.abc import Callable, Collection, Mapping
 from types import ModuleType
 from typing import Any
@@ -23,7 +24,7 @@ from typing import Any
 import _pytest.assertion.rewrite
 import pytest
 
-from repo_agent.sandbox.child.origin import LEAVES, Origins, is_passed_over
+from repo_agent.sandbox.child.origin import CONTAINERS, LEAVES, Origins, is_passed_over
 from repo_agent.sandbox.child.wrap import Calls, Operators, first_statement
 
 COMPARE: Mapping[str, Callable[[Any, Any], object]] = {
@@ -51,6 +52,7 @@ ASSERTIONS = (
     *("ListEqual", "TupleEqual", "SetEqual", "DictEqual", "SequenceEqual", "CountEqual", "MultiLineEqual"),
     "DictContainsSubset",
 )
+FUNCTIONS = (types.BuiltinFunctionType, types.MethodWrapperType)
 SOURCE = "@repo_agent"
 """No identifier, so no source can name it."""
 
@@ -63,7 +65,8 @@ class Comparisons:
         self._local = _Stack()
         self._any: object = None
         names = ("compare", "link", "linked", "calculate", "change", "receiver", "arguments", "key", "subject", "own")
-        self._given: dict[str, object] = {f"@{name}": getattr(self, name) for name in names}
+        more = ("of_module", "gathered", "pairs", "passed_on")
+        self._given: dict[str, object] = {f"@{name}": getattr(self, name) for name in (*names, *more)}
 
     def install(self, with_unittest: bool, watched: Collection[str]) -> None:
         """Let pytest, on rewriting one of the files `watched`, put calls of ours in the place of comparisons."""
@@ -162,6 +165,45 @@ class Comparisons:
         if any(foreign) and not all(foreign):
             self._stop()
         return values
+
+    def of_module(self, has_receiver: bool, *values: object) -> tuple[object, ...]:
+        """The arguments of a call that compares if it is a module's; an object's method may be called the same."""
+        if has_receiver and not isinstance(self._local.stack.pop(), ModuleType):
+            return values
+        return self.arguments(False, *values)
+
+    def gathered(self, has_receiver: bool, *values: object) -> tuple[object, ...]:
+        """The arguments of a call that compares their elements with each other: `set`, `max`, `union`."""
+        holder = self._local.stack.pop() if has_receiver else None
+        if not has_receiver or isinstance(holder, (dict, set, frozenset, type, ModuleType)):  # these take all of it
+            values = tuple(list(value) if type(value) is types.GeneratorType else value for value in values)
+        together = (holder, *values) if isinstance(holder, (dict, set, frozenset)) else values
+        inside = [
+            element
+            for value in together
+            for element in (value if type(value) in CONTAINERS or type(value) is dict else [value])  # type: ignore
+        ]
+        if not {*map(type, inside)} <= LEAVES:
+            judged = [(self._origins.is_foreign(value), is_passed_over(type(value))) for value in inside]
+            if len({is_foreign for is_foreign, is_passed in judged if is_foreign or not is_passed}) > 1:
+                self._stop()
+        return values
+
+    def pairs(self, *said: object) -> dict[object, object]:
+        """A dict that is written out: each key and its value, in the order in which they were worked out."""
+        return dict(zip(self.arguments(False, *said[::2]), said[1::2], strict=True))
+
+    def passed_on(self, value: Any) -> object:
+        """A function that compares, `operator.eq` or `(1).__eq__`, and is called elsewhere: the same holds there."""
+        if type(value) not in FUNCTIONS:
+            return value
+        return functools.partial(self._applied, value)
+
+    def _applied(self, function: Callable[..., object], *args: object, **more: object) -> object:
+        whose = getattr(function, "__self__", None)
+        bound = () if isinstance(whose, (ModuleType, type(None))) else (whose,)
+        self.arguments(False, *bound, *args)
+        return function(*args, **more)
 
     def key(self, value: object) -> object:
         holder = self._local.stack.pop()

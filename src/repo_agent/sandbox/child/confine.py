@@ -48,7 +48,7 @@ def own_processes() -> int:
 
 
 def confine(read: Sequence[str], write: Sequence[str], filters: str, seccomp: int = 0) -> int:
-    """Files by Landlock where any path is named, system calls by the BPF program (base64) where there is one.
+    """Files by Landlock where any path is named, system calls by the first BPF program (base64) where there is one.
 
     Where the program asks a supervisor, `seccomp` is that system call's number, and the descriptor on which the
     supervisor is asked is returned; else -1. Raises OSError where the kernel refuses. No new privileges either way.
@@ -59,7 +59,17 @@ def confine(read: Sequence[str], write: Sequence[str], filters: str, seccomp: in
         _landlock(libc, read, write)
     if not filters:
         return -1
-    program = base64.b64decode(filters)
+    return _filter(libc, filters.split()[0], seccomp)
+
+
+def confine_more(filters: str) -> None:
+    """The other BPF programs, once no descriptor has to be sent any more."""
+    for program in filters.split()[1:]:
+        _filter(ctypes.CDLL(None, use_errno=True), program, 0)
+
+
+def _filter(libc: Any, text: str, seccomp: int) -> int:
+    program = base64.b64decode(text)
     code = ctypes.create_string_buffer(program)
     bpf = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(code)))
     if seccomp:

@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.machinery
+import importlib.util
 import os
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from types import ModuleType, TracebackType
 from typing import Any
 
@@ -27,12 +28,17 @@ import pytest
 
 from repo_agent.sandbox.child.channel import Channel
 from repo_agent.sandbox.child.compare import Comparisons
+from repo_agent.sandbox.child.items import Items, function_of, shadowed
 from repo_agent.sandbox.child.marks import Marks, code_of
 from repo_agent.sandbox.child.origin import Origins
 from repo_agent.sandbox.child.pristine import Pristine
 
 FAMILY = ("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments", "py")
-WATCHED = frozenset({"pytest", "_pytest", "pluggy", "unittest", "json", "builtins", "importlib"})
+WATCHED = frozenset(
+    "pytest _pytest pluggy unittest json builtins importlib re io os posixpath genericpath functools operator math "
+    "itertools collections contextlib difflib decimal fractions types copy codecs abc enum pathlib subprocess "
+    "inspect".split()
+)
 
 
 class Guard:
@@ -45,8 +51,8 @@ class Guard:
         self._files = Pristine(self._work, job["pristine"], self._origins, self._fail, job["moves"])
         self._comparisons = Comparisons(self._fail, self._origins)
         self._marks = Marks(self._fail, self._files.is_own)
+        self._items = Items(self._fail, self._files.says, self._files.is_own, self._origins)
         self._own, self._with_unittest = frozenset(job["own"]), job["unittest"]
-        self._items: dict[pytest.Item, tuple[object, object]] = {}
 
     def install(self, more: Sequence[type]) -> None:
         """Load and change what is ours to change, before rights are given up."""
@@ -56,7 +62,7 @@ class Guard:
             importlib.import_module(name)
         self._comparisons.install(self._with_unittest, self._pristine)
         self._files.install(self._comparisons.gives)
-        for owner in (*more, Guard, Reserved, Comparisons, Origins, Pristine, Marks):
+        for owner in (*more, Guard, Reserved, Comparisons, Origins, Pristine, Marks, Items):
             self._marks.note_class(owner)
 
     def begin(self) -> None:
@@ -64,20 +70,24 @@ class Guard:
         roots, path = set(WATCHED), sys.path[:]
         sys.path[:] = [entry for entry in path if entry and not (entry + os.sep).startswith(self._work)]
         reserved = set(sys.stdlib_module_names) | {*FAMILY}
+        late = set()
         for name, loads in self._files.imported():
             root = name.split(".")[0]
             if root not in self._own and (root in sys.modules or importlib.machinery.PathFinder.find_spec(root)):
                 reserved.add(root)
                 roots.add(root)
-                if loads:
+                if loads or root in sys.stdlib_module_names:
                     _load(name)
-        sys.meta_path.insert(0, Reserved(reserved - self._own, sys.path[:]))
+                late |= {root} - sys.modules.keys()
+        self._files.expect(reserved - self._own)
+        found = Reserved(reserved - self._own, sys.path[:], late - self._own, self._marks.note_modules)
+        sys.meta_path.insert(0, found)
         sys.path[:] = path
         self._marks.note_modules(roots)
 
     def note_items(self, session: pytest.Session) -> None:
         """Once collected: the function of each test, and its code; all else is as it was."""
-        self._items = {item: _function(item) for item in session.items}
+        self._items.note(session)
         self._files.check_files()
         self._files.check_folder()
         self._files.check_modules()
@@ -89,16 +99,20 @@ class Guard:
     def check_item(self, item: pytest.Item, reporter: object) -> None:
         """Before and after a test: the few functions that every result passes through, and the test itself."""
         self._marks.check_core()
-        function, code = _function(item)
-        noted = self._items.get(item)
-        if noted is None or noted[0] is not function or noted[1] is not code or _shadowed(item):
-            self._fail(f"{item.nodeid} is not the test that was collected")
-        space = vars(getattr(item, "module", None) or ModuleType("none"))
-        if self._comparisons.replaced_in(space) or vars(reporter).get("channel") is not self._channel:
+        self._items.check(item)
+        space, watch = vars(getattr(item, "module", None) or ModuleType("none")), vars(reporter)
+        held = (
+            watch.get("channel") is self._channel and watch.get("watch") is self and type(watch.get("reports")) is list
+        )
+        if not held or self._comparisons.replaced_in(space) or shadowed(reporter):
             self._fail("the watch on the tests was replaced")
         self._files.check_modules()
         self._files.check_folder()
         self._check_instances(item.session)
+
+    def check_object(self, item: pytest.Item) -> None:
+        """Right after the call of a test, while its object is there."""
+        self._items.check_object(item)
 
     def check(self, config: pytest.Config | None) -> None:
         """At the end: everything noted, and every hook."""
@@ -107,15 +121,20 @@ class Guard:
         if config is not None:
             self._check_hooks(config.pluginmanager)
 
-    def raised_by_code(self, trace: TracebackType | None) -> bool:
-        """Whether the innermost frame outside pytest and unittest belongs to the code under test."""
-        last = ""
+    def skipped_by_code(self, error: BaseException) -> bool:
+        """Whether an exception is a skip that neither a library nor a place in the tests that says so has raised."""
+        unittest = vars(sys.modules.get("unittest.case", sys))
+        if not isinstance(error, (pytest.skip.Exception, pytest.xfail.Exception, unittest.get("SkipTest", ()))):
+            return False
+        last, trace = None, error.__traceback__
         while trace is not None:
-            name = trace.tb_frame.f_code.co_filename
-            if not any(f"{os.sep}{room}{os.sep}" in name for room in ("_pytest", "unittest")):
-                last = name
+            code = trace.tb_frame.f_code
+            if not (self._marks.has_code(code) or (_of_runner(code.co_filename) and self._origins.is_library(code))):
+                last = trace
             trace = trace.tb_next
-        return self.is_code(last)
+        if last is None or self._origins.is_library(last.tb_frame.f_code):
+            return False
+        return not self._origins.has(last.tb_frame.f_code) or "skip" not in _words(last)
 
     def is_code(self, path: str) -> bool:
         """Whether a file is of the code under test."""
@@ -126,7 +145,7 @@ class Guard:
 
     def _check_code(self, item: pytest.Item) -> None:
         """A test that stands in a file of the task's runs the code that stands there, whatever decorates it."""
-        function, code = _function(item)
+        function, code = function_of(item)
         name = str(getattr(item, "originalname", "") or "")
         parents = [node.name for node in item.listchain() if isinstance(node, pytest.Class)]
         if code is None or not self._files.defines(str(item.path), (parents or [name])[0]):
@@ -140,7 +159,7 @@ class Guard:
         """No object of pytest's has a method of its own put over its class's, and no hook is anything but a hook."""
         manager = session.config.pluginmanager
         for thing in (session, session.config, manager, pytest.mark, *sys.meta_path):
-            if not isinstance(thing, type) and (name := _shadowed(thing)):
+            if not isinstance(thing, type) and (name := shadowed(thing)):
                 self._fail(f"{name} of a {type(thing).__name__} was replaced")
         for name, caller in vars(manager.hook).items():
             if name.startswith("pytest_") and not isinstance(caller, pluggy.HookCaller):
@@ -172,22 +191,21 @@ def _load(name: str) -> None:
         return  # the test that imports it will say why
 
 
-def _shadowed(thing: object) -> str:
-    """A function of an object's class that the object itself has another of."""
-    own = getattr(thing, "__dict__", None) or {}
-    for name, value in own.items():
-        if callable(value) and any(callable(vars(owner).get(name)) for owner in type(thing).__mro__):
-            return str(name)
-        if name == "parametrize":  # pytest.mark makes its marks by __getattr__
-            return str(name)
-    return ""
+def _of_runner(path: str) -> bool:
+    return any(f"{os.sep}{room}{os.sep}" in path for room in ("_pytest", "unittest"))
 
 
-def _function(item: pytest.Item) -> tuple[object, object]:
-    """A test's function, without what it is bound to, and its code."""
-    function = getattr(item, "obj", None)
-    function = getattr(function, "__func__", function)
-    return function, getattr(function, "__code__", None)
+def _words(trace: TracebackType) -> str:
+    """What stands where a traceback's frame is, in small letters; xfail counts as a skip."""
+    code = trace.tb_frame.f_code
+    first, last, *_ = list(code.co_positions())[trace.tb_lasti // 2]
+    try:
+        with open(code.co_filename, encoding="utf-8", errors="replace") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return ""
+    first = first or trace.tb_lineno
+    return "\n".join(lines[first - 1 : last or first]).lower().replace("xfail", "skip")
 
 
 def _inside(function: object) -> object:
@@ -197,13 +215,41 @@ def _inside(function: object) -> object:
 
 
 class Reserved:
-    """Finds the standard library, pytest and what tests import where they are, before the workspace is looked at."""
+    """Finds the standard library, pytest and what tests import where they are, before the workspace is looked at.
 
-    def __init__(self, names: Collection[str], path: list[str]) -> None:
-        self._names, self._path = frozenset(names), path
+    What tests import `late`, as they run, may be heavy: it is noted as it is loaded, whoever asks for it first.
+    """
+
+    def __init__(
+        self, names: Collection[str], path: list[str], late: Collection[str], note: Callable[[Collection[str]], None]
+    ) -> None:
+        self._names, self._path, self._late, self._note = frozenset(names), path, frozenset(late), note
 
     def find_spec(self, name: str, path: object, target: object = None) -> importlib.machinery.ModuleSpec | None:
         if path is not None or name not in self._names:
             return None
-        builtin = importlib.machinery.BuiltinImporter.find_spec(name)
-        return builtin or importlib.machinery.PathFinder.find_spec(name, self._path)
+        found = importlib.machinery.BuiltinImporter.find_spec(name)
+        found = found or importlib.machinery.PathFinder.find_spec(name, self._path)
+        if found is not None and found.loader is not None and name in self._late:
+            found.loader = Noted(found.loader, self._note)  # type: ignore[assignment]
+        return found
+
+
+class Noted:
+    """A module's loader that says when it has loaded it."""
+
+    def __init__(self, loader: Any, note: Callable[[Collection[str]], None]) -> None:
+        self._loader, self._note = loader, note
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> Any:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        self._loader.exec_module(module)
+        below = f"{module.__name__}.testing"  # where numpy and others keep what tests judge by
+        if importlib.util.find_spec(below) is not None:
+            _load(below)
+        self._note({module.__name__})

@@ -4,43 +4,30 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from types import FunctionType, MethodType, ModuleType
+from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
 import pytest
 
 METHODS = (FunctionType, classmethod, staticmethod, property)
+CONSTANTS = (int, float, complex, str, bytes, tuple, frozenset)
 CLOSED = frozenset({"pytest", "_pytest", "pluggy", "unittest"})
 """Packages whose classes may get no new name either: `TestCase.__test__ = False`."""
 # pytest's own legacypath puts methods into its classes while a session lasts.
 FREE = ("hook", "warn", "set_trace", "__getattr__")
 """Parts of names that pytest, and programs, may give another meaning."""
+CHANGING, SAYING = ("sys", "time"), ("maxDiff", "longMessage")
+"""Modules whose constants are none; attributes of a test case that only say how much is told."""
 
 
 class _Mark(NamedTuple):
-    """What a name stood for, and the code it ran."""
+    """What a name stood for, and what it ran."""
 
     owner: ModuleType | type
     space: Mapping[str, Any]
     name: str
     value: object
-    code: object
-
-
-_EARLY: dict[ModuleType | type, tuple[dict[str, Any], list[_Mark]]] = {}
-_EARLY_CODES: set[object] = set()
-
-
-def note_early(roots: Collection[str]) -> None:
-    """Note the loaded modules of these packages once for all runs that this process forks: names, and their marks.
-
-    A run takes over what still is as it was, so this saves time and decides nothing.
-    """
-    noted = Marks(lambda _: None, lambda *_: False)
-    noted.note_modules(roots)
-    for mark in noted.marks:
-        _EARLY.setdefault(mark.owner, (dict(vars(mark.owner)), []))[1].append(mark)
-        _EARLY_CODES.add(mark.code)
+    state: Sequence[object] | None
 
 
 class Marks:
@@ -48,9 +35,9 @@ class Marks:
 
     def __init__(self, fail: Callable[[str], None], is_own: Callable[[object, str], bool]) -> None:
         self._fail, self._is_own = fail, is_own
-        self.marks: list[_Mark] = []
+        self._marks: list[_Mark] = []
         self._core: list[_Mark] = []
-        self._codes = set(_EARLY_CODES)
+        self._codes: set[object] = set()
         self._modules: dict[str, ModuleType] = {}
         self._names: dict[type, frozenset[str]] = {}
         self._legacy: set[object] = set()
@@ -58,11 +45,13 @@ class Marks:
     def note_modules(self, roots: Collection[str]) -> None:
         """Every loaded module of these packages, with its classes."""
         found = {name: module for name, module in sys.modules.items() if name.split(".")[0] in roots}
-        self._modules = {name: module for name, module in found.items() if isinstance(module, ModuleType)}
+        modules = {name: module for name, module in found.items() if isinstance(module, ModuleType)}
+        self._modules |= modules
         seen: set[type] = set()
-        for module in self._modules.values():
-            self._note(module, _is_called)
-            for value in list(vars(module).values()):
+        for module in modules.values():
+            for name, value in list(vars(module).items()):
+                if not any(part in name for part in FREE) and (callable(value) or _is_constant(module, name, value)):
+                    self._mark(module, name, value)
                 if isinstance(value, type) and value.__module__.split(".")[0] in roots and value not in seen:
                     seen.add(value)
                     self.note_class(value)
@@ -70,21 +59,24 @@ class Marks:
         self._legacy = {code_of(value) for value in legacy.values()} - {None}
         core = (pytest.Function, pytest.Item, pytest.Module, pytest.TestReport, pytest.CallInfo)
         wanted = {id(vars(owner)[name]) for owner in core for name in vars(owner)}
-        self._core = [mark for mark in self.marks if id(mark.value) in wanted]
+        self._core = [mark for mark in self._marks if id(mark.value) in wanted]
 
     def note_class(self, owner: type) -> None:
-        self._note(owner, lambda _, value: isinstance(value, METHODS))
+        for name, value in list(vars(owner).items()):
+            closed = owner.__module__.split(".")[0] in CLOSED and name[:1] != "_" and name not in SAYING
+            if isinstance(value, METHODS) or (closed and (isinstance(value, type) or type(value) in CONSTANTS)):
+                self._mark(owner, name, value)
         if owner.__module__.split(".")[0] in CLOSED:
             self._names[owner] = frozenset(vars(owner))
 
     def has_code(self, code: object) -> bool:
-        return code is not None and code in self._codes
+        return code in self._codes
 
     def check_core(self) -> None:
         self._compare(self._core)
 
     def check(self) -> None:
-        self._compare(self.marks)
+        self._compare(self._marks)
         for name, module in self._modules.items():
             if sys.modules.get(name) is not module and not self._is_own(sys.modules.get(name), name):
                 self._fail(f"the module {name} was replaced")
@@ -95,31 +87,63 @@ class Marks:
                 if says and code_of(value) not in self._legacy:
                     self._fail(f"{owner.__name__} got {name}")
 
-    def _note(self, owner: ModuleType | type, is_noted: Callable[[str, object], bool]) -> None:
-        names, marks = _EARLY.get(owner, (None, []))
-        if names is None or names != vars(owner):
-            parts = [part for part in vars(owner).items() if is_noted(*part)]
-            marks = [_Mark(owner, vars(owner), name, value, code_of(value)) for name, value in parts]
-            self._codes.update(mark.code for mark in marks)
-        self.marks += marks
+    def _mark(self, owner: ModuleType | type, name: str, value: object) -> None:
+        state = state_of(value)
+        self._marks.append(_Mark(owner, vars(owner), name, value, state))
+        if state is not None:
+            self._codes.add(state[0])
 
     def _compare(self, marks: Sequence[_Mark]) -> None:
         for mark in marks:
             now = mark.space.get(mark.name)
-            if now is mark.value and (mark.code is None or code_of(now) is mark.code):
+            if now is mark.value and (mark.state is None or same(mark.state, state_of(now))):
                 continue
             if code_of(now) not in self._legacy and not self._is_own(now, mark.name):
                 self._fail(f"{mark.owner.__name__}.{mark.name} was replaced")
 
 
-def _is_called(name: str, value: object) -> bool:
-    return callable(value) and not any(part in name for part in FREE)
+def _is_constant(module: ModuleType, name: str, value: object) -> bool:
+    """Such as math.pi. Programs do set what some libraries hold in the open, so only Python's own and numpy's count."""
+    root = module.__name__.split(".")[0]
+    own = root == "numpy" or (root in sys.stdlib_module_names and root not in CHANGING)
+    return own and name[:1] != "_" and type(value) in CONSTANTS
 
 
 def code_of(value: object) -> object:
     """The code of a function, however it is bound; None for all else."""
+    function = _function(value)
+    return None if function is None else function.__code__
+
+
+def state_of(value: object) -> Sequence[object] | None:
+    """What a function runs: its code, its defaults, and the functions that it closes over; None for all else."""
+    function = _function(value)
+    if function is None:
+        return None
+    inside = (_content(cell) for cell in function.__closure__ or ())
+    more = [one if isinstance(one, (FunctionType, MethodType, type)) else None for one in inside]
+    return [function.__code__, function.__defaults__, *(function.__kwdefaults__ or {}).values(), *more]
+
+
+def same(noted: Sequence[object] | None, now: Sequence[object] | None) -> bool:
+    """Whether two states are one; what was no function may be anything."""
+    if noted is None or now is None:
+        return noted is now
+    return len(noted) == len(now) and all(one is None or one is other for one, other in zip(noted, now, strict=True))
+
+
+def _function(value: object) -> FunctionType | None:
     if isinstance(value, (classmethod, staticmethod, MethodType)):
         value = value.__func__
     elif isinstance(value, property):
         value = value.fget
-    return value.__code__ if type(value) is FunctionType else None
+    elif type(value).__name__ in ("_ArrayFunctionDispatcher", "_lru_cache_wrapper"):
+        value = getattr(value, "__wrapped__", None)
+    return value if type(value) is FunctionType else None
+
+
+def _content(cell: CellType) -> object:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not set yet
+        return None

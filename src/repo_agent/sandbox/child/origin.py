@@ -19,8 +19,9 @@ from typing import Any
 COMPARISONS = ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__contains__")
 _BINARY = "add sub mul matmul truediv floordiv mod divmod pow lshift rshift and xor or".split()
 _CALCULATIONS = [f"__{side}{name}__" for name in _BINARY for side in ("", "r", "i")]
-METHODS = frozenset((*COMPARISONS, *_CALCULATIONS, "__array_ufunc__", "__array_function__"))
-"""What lets an object answer for itself, whatever stands on the other side."""
+_OF_ARRAYS = ("__array_ufunc__", "__array_function__", "__array_wrap__", "__array_prepare__", "__array_finalize__")
+METHODS = frozenset((*COMPARISONS, *_CALCULATIONS, *_OF_ARRAYS))
+"""What lets an object answer for itself, whatever stands on the other side; numpy hands an answer to the last three."""
 LEAVES: frozenset[type] = frozenset(
     {int, float, complex, str, bytes, bytearray, bool, type(None), range, types.EllipsisType, decimal.Decimal}
     | {datetime.date, datetime.datetime, datetime.timedelta}
@@ -110,8 +111,8 @@ class Origins:
         return False
 
     def _equals_others(self, value: object, kind: type) -> bool:
-        """A proxy, or what equals any object, such as mock.ANY, and comes from no test."""
-        if kind in PROXIES:
+        """A proxy, or what equals any object, such as mock.ANY, and comes from no test; masked elements do."""
+        if kind in PROXIES or _is_masked(value, kind):
             return True
         if id(value) in self._owned:
             return False
@@ -150,6 +151,12 @@ class Origins:
 def is_passed_over(kind: type) -> bool:
     """Whether a value of this type is a class, a module or a function, which are no data."""
     return kind in PASSED_OVER or type in _mro(kind)
+
+
+def _is_masked(value: Any, kind: type) -> bool:
+    """Whether a numpy array has elements that no comparison looks at."""
+    masked = sys.modules.get("numpy.ma.core")
+    return masked is not None and getattr(masked, "MaskedArray", None) in _mro(kind) and bool(value._mask.any())
 
 
 def _elements(value: Any, kind: type) -> list[Any]:

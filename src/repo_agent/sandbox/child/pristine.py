@@ -12,13 +12,14 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import _pytest.assertion.rewrite as rewrite
 
+from repo_agent.sandbox.child.marks import METHODS, same, state_of
 from repo_agent.sandbox.child.origin import Origins, is_passed_over
 
 OF_MODULES = frozenset(
@@ -45,11 +46,15 @@ class Pristine:
         self._moves = moves or any(word in self._text for word in MOVES)
         self._loaded: dict[ModuleType, dict[str, object]] = {}
         self._names: dict[ModuleType, frozenset[str]] = {}
+        self._states: list[tuple[str, object, Any]] = []
+        self._classes: dict[type, dict[str, object]] = {}
+        self._helpers: set[str] = set()
+        self._rebound = {name for tree in self._trees.values() for name in _rebound(tree)}
         self._given: Callable[[str], bool] = lambda name: False
         self._getcwd = os.getcwd
 
     def imported(self) -> Iterator[tuple[str, bool]]:
-        """Modules that these files import from elsewhere, and whether that is as they load; `np.testing` is one too."""
+        """Modules that these files import, and whether that is as they load; `np.testing` is one too."""
         for tree in self._trees.values():
             top = set(_top_level(tree))
             inside = {
@@ -65,6 +70,18 @@ class Pristine:
                         yield from ((f"{alias.name}.{part}", node in top) for part in sorted(below))
                 elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                     yield node.module, node in top
+
+    def expect(self, elsewhere: Collection[str]) -> None:
+        """What these files import and is one of them, is loaded from its file; `elsewhere`: names that lead outside."""
+        for path, tree in self._trees.items():
+            for name in {*_modules(tree)}:
+                folders = (os.path.dirname(path) + os.sep, self._work)
+                places = [
+                    f + name.replace(".", os.sep) + end for f in folders for end in (".py", os.sep + "__init__.py")
+                ]
+                first = next(filter(os.path.exists, places), "")
+                if first in self._hashes and name.split(".")[0] not in elsewhere:
+                    self._helpers.add(name)
 
     def install(self, given: Callable[[str], bool]) -> None:
         """Let pytest load these files, helpers too, from the source that was given; `given` are names of ours."""
@@ -114,16 +131,41 @@ class Pristine:
         if not self._moves and self._folder() != self._work.rstrip(os.sep):
             self._fail("the working folder was changed")
 
+    def says(self, word: str) -> bool:
+        """Whether a word stands in these files."""
+        return word in self._text
+
     def check_modules(self) -> None:
-        """Modules hold the functions, classes and modules that they held once loaded, and no new name."""
+        """Modules and classes hold what they held once loaded, but for what the tests change; modules no new name."""
         for module, before in self._loaded.items():
             space = vars(module)
             for name, value in before.items():
                 now = space.get(name)
-                if now is not value and is_passed_over(type(value)) and not self.is_own(now, name):
+                fixed = is_passed_over(type(value)) or (name not in self._rebound and name not in OF_MODULES)
+                if now is not value and fixed and not self.is_own(now, name):
                     self._fail(f"{name} of {module.__name__} was replaced")
             for name in space.keys() - before.keys():
                 self._check_name(module, name)
+
+        for name in self._helpers & sys.modules.keys():
+            helper = sys.modules[name]
+            if not isinstance(helper, ModuleType) or helper not in self._loaded:
+                self._fail(f"{name} is not the module of its file")
+        for name, function, state in self._states:
+            if not same(state, state_of(function)):
+                self._fail(f"{name} was changed")
+        for owner, before in self._classes.items():
+            self._check_class(owner, before)
+
+    def _check_class(self, owner: type, before: Mapping[str, object]) -> None:
+        """A class of the tests has its methods, and none in the place of one that it inherits."""
+        for name, now in list(vars(owner).items()):
+            value = before.get(name)
+            if now is value or name in self._rebound or self.is_own(now, name):
+                continue
+            inherits = any(name in vars(above) for above in owner.__mro__[1:])
+            if isinstance(value, METHODS) or (callable(now) and inherits):
+                self._fail(f"{name} of {owner.__name__} was replaced")
 
     def _folder(self) -> str:
         try:
@@ -146,6 +188,12 @@ class Pristine:
             self._check_name(module, name)
         self._check_imports(module, tree)
         self._loaded[module] = dict(vars(module))
+        for name, value in vars(module).items():
+            if issubclass(type(value), type) and value.__module__ == module.__name__:
+                self._classes[value] = dict(vars(value))
+                self._states += [(f"{name}.{n}", v, s) for n, v in vars(value).items() if (s := state_of(v))]
+            elif type(value) is FunctionType and value.__module__ == module.__name__ and (state := state_of(value)):
+                self._states.append((name, value, state))
 
     def _check_name(self, module: ModuleType, name: str) -> None:
         """A name that is in a module comes from its source, is made by it, or is a module below it."""
@@ -222,6 +270,25 @@ def _bound(node: ast.AST) -> Iterator[str]:
         yield node.name
     elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
         yield node.id
+
+
+def _modules(tree: ast.AST) -> Iterator[str]:
+    """Names that import statements may load."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _rebound(tree: ast.AST) -> Iterator[str]:
+    """Names of a module that its functions, or other modules, may give another value."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Global):
+            yield from node.names
+        elif isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load):
+            yield node.attr
 
 
 def _stored(code: CodeType, outer: bool = True) -> Iterator[str]:

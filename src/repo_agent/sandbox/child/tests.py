@@ -154,10 +154,12 @@ class Reporter:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(
-        self, call: pytest.CallInfo[None]
+        self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         # Looked at first: pytest puts its own skip in the place of unittest's.
-        by_code = call.excinfo is not None and self.watch.raised_by_code(call.excinfo.tb)
+        if call.when == "call":
+            self.watch.check_object(item)
+        by_code = call.excinfo is not None and self.watch.skipped_by_code(call.excinfo.value)
         report = yield
         if report.skipped and by_code:
             self.reports.append(("failed", "skipped by the code under test"))

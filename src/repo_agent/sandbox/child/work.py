@@ -118,4 +118,5 @@ def _give_up_rights(job: dict[str, Any], supervisor: socket.socket | None) -> No
             os.close(listener)
     if supervisor:
         supervisor.close()
+    confine.confine_more(job["filters"])
     confine.limit(limits)

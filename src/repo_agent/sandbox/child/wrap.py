@@ -8,6 +8,19 @@ CALLS = frozenset(
     "eq ne lt le gt ge contains countOf indexOf sub __eq__ __ne__ __lt__ __le__ __gt__ __ge__ __contains__ __sub__ "
     "index count remove isclose allclose array_equal array_equiv issubset issuperset isdisjoint".split()
 )
+OF_MODULES = frozenset(
+    "equal not_equal less less_equal greater greater_equal subtract divide true_divide isin in1d allequal".split()
+)
+"""Such calls where they are a module's, numpy's first of all."""
+GATHERING = frozenset(
+    "set frozenset Counter fromkeys min max sorted union intersection difference symmetric_difference "
+    "update intersection_update difference_update symmetric_difference_update".split()
+)
+"""Calls that compare what they are given with each other, and with what is there."""
+PASSED_ON = frozenset("eq ne lt le gt ge contains sub __eq__ __ne__ __contains__ __sub__ isclose".split())
+"""Functions that compare, and that a test may hand to another: `map(operator.eq, a, b)`."""
+SAYING = frozenset({"assertIs", "assertIsNot", "assertEqual", "assertNotEqual"})
+"""Assertions that may say which function something is, as comparisons and those of mocks do; nobody is handed it."""
 KEYED = frozenset({"get", "pop", "setdefault", "discard"})
 """Calls that look their first argument up in a dict or a set."""
 ASSERTING, OF_MOCKS = "assert_", ("assert_called", "assert_has", "assert_any", "assert_not", "assert_awaited")
@@ -44,17 +57,31 @@ class Operators(ast.NodeTransformer):
 class Calls(ast.NodeTransformer):
     """Wraps what else compares, as it is written: calls by their names, keys, `match`; and marks what tests bring."""
 
-    def visit_Call(self, node: ast.Call) -> ast.expr:
+    def __init__(self) -> None:
+        self._called: ast.expr | None = None
+        self._named: set[ast.expr] = set()
+        """Expressions that say which function something is."""
+
+    def visit_Compare(self, node: ast.Compare) -> ast.expr:
+        self._named |= {node.left, *node.comparators}
         self.generic_visit(node)
+        return node
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
         name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        if name in SAYING or name.startswith(OF_MOCKS):
+            self._named |= {*node.args}
+        self._called = node.func
+        self.generic_visit(node)
         if name == "approx":
             return ast.copy_location(_call("@own", node), node)
         asserting = name.startswith(ASSERTING) and not name.startswith(OF_MOCKS)
-        if (name in CALLS or asserting) and node.args:
+        judge = "@gathered" if name in GATHERING else "@of_module" if name in OF_MODULES else "@arguments"
+        if (name in CALLS or asserting or judge != "@arguments") and node.args:
             method = isinstance(node.func, ast.Attribute)
             if isinstance(node.func, ast.Attribute):
                 node.func.value = _call("@receiver", node.func.value)
-            node.args = [_together(method, node.args)]
+            node.args = [_together(method, node.args, judge)]
         elif name in KEYED and isinstance(node.func, ast.Attribute) and node.args and _may_answer(node.args[0]):
             node.func.value, node.args[0] = _looked_up(node.func.value, node.args[0])
         return node
@@ -65,6 +92,14 @@ class Calls(ast.NodeTransformer):
             node.elts = [_together(False, node.elts)]
         return node
 
+    def visit_Dict(self, node: ast.Dict) -> ast.expr:
+        self.generic_visit(node)
+        keys = [key for key in node.keys if key is not None]
+        if len(keys) > 1 and len(keys) == len(node.keys) and any(map(_may_answer, keys)):
+            said = [one for pair in zip(keys, node.values, strict=True) for one in pair]
+            return ast.copy_location(_call("@pairs", *said), node)
+        return node
+
     def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
         self.generic_visit(node)
         if isinstance(node.ctx, ast.Load) and not isinstance(node.slice, (ast.Constant, ast.Slice, ast.Tuple)):
@@ -72,11 +107,20 @@ class Calls(ast.NodeTransformer):
         return node
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
-        return _own(node) if node.id == "ANY" else node
+        return self._reference(node, node.id)
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
+        is_called = self._called is node
         self.generic_visit(node)
-        return _own(node) if node.attr == "ANY" else node
+        return node if is_called and node.attr != "ANY" else self._reference(node, node.attr)
+
+    def _reference(self, node: ast.Name | ast.Attribute, name: str) -> ast.expr:
+        if name == "ANY":
+            return _own(node)
+        handed = self._called is not node and node not in self._named
+        if name in PASSED_ON and handed and isinstance(node.ctx, ast.Load):
+            return ast.copy_location(_call("@passed_on", node), node)
+        return node
 
     def visit_Match(self, node: ast.Match) -> ast.stmt:
         self.generic_visit(node)
@@ -97,8 +141,8 @@ def _looked_up(holder: ast.expr, key: ast.expr) -> tuple[ast.expr, ast.expr]:
     return _call("@receiver", holder), _call("@key", key)
 
 
-def _together(has_receiver: bool, values: list[ast.expr]) -> ast.Starred:
-    return ast.Starred(_call("@arguments", ast.Constant(has_receiver), *values), ast.Load())
+def _together(has_receiver: bool, values: list[ast.expr], judge: str = "@arguments") -> ast.Starred:
+    return ast.Starred(_call(judge, ast.Constant(has_receiver), *values), ast.Load())
 
 
 def _call(name: str, *values: ast.expr) -> ast.Call:

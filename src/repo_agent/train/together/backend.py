@@ -3,7 +3,8 @@
     prepare → upload → validated → previewed → priced and allowed → created once → followed → downloaded
 
 After each arrow `job.JobFolder` has it on record, so a run that was killed anywhere is resumed without a
-second job. Not covered: preference training, a validation file, a job that begins from another one's checkpoint.
+second job. Not covered: preference training and going on from an adapter (both refused),
+a validation file.
 """
 
 from __future__ import annotations
@@ -51,6 +52,9 @@ def train_together(
     allowed, where nobody agrees to it, and where `out` exists or a job for it is under way and `resume` is off.
     Whatever ends it early, `resume` continues.
     """
+    if config.method != "sft" or config.adapter is not None:
+        what = "trains turns and a new adapter there"
+        raise UserError(what, "--backend together", "Leave out --method and --adapter, or train on this machine")
     folder = JobFolder(out)
     if out.exists():
         if resume and folder.exists and is_of(out, folder.read()):  # killed when nothing was left to do but this
