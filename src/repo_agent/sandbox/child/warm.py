@@ -30,6 +30,7 @@ from typing import Any, NoReturn
 
 from repo_agent.sandbox.child import guard, tests, work  # noqa: F401
 from repo_agent.sandbox.child.confine import checked
+from repo_agent.sandbox.child.marks import note_early
 from repo_agent.sandbox.child.reap import PR_SET_PDEATHSIG
 
 NEW_MOUNTS, NEW_CGROUP, NEW_NAME, NEW_IPC = 0x00020000, 0x02000000, 0x04000000, 0x08000000
@@ -51,6 +52,7 @@ def serve(control_fd: int) -> NoReturn:
     """Fork on every message until the host hangs up."""
     for name in guard.plugins():
         importlib.import_module(name)
+    note_early(guard.WATCHED)
     gc.collect()
     gc.freeze()  # no run's collector has to look through what is loaded here
     control = socket.socket(fileno=control_fd)
