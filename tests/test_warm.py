@@ -43,9 +43,9 @@ def _server() -> Iterator[None]:
 PROGRAM = "def f(x):\n    return x\n"
 
 
-def ran(body: str, program: str = PROGRAM, seconds: float = 60.0) -> Grade:
+def ran(body: str, program: str = PROGRAM, head: str = "from m import f", seconds: float = 60.0) -> Grade:
     """The grade of one test with this body."""
-    test = "import os, signal, socket, sys, time\nfrom m import f\n\n\ndef test_one():\n"
+    test = f"import os, signal, socket, sys, time\n{head}\n\n\ndef test_one():\n"
     test += "".join(f"    {line}\n" for line in body.splitlines())
     job = TestJob(("test_m.py",), {"test_m.py": test}, test_seconds=seconds, bounds=Bounds(wall_seconds=240.0))
     with Workspace({"m.py": program}) as workspace:
@@ -198,6 +198,62 @@ def test_files_and_sockets_of_a_run_are_not_there_beside_it_nor_after() -> None:
             passes(LOOK)
         assert beside.result().output == "1 passed"
     passes(LOOK)
+
+
+REACHED = """import os, pty
+def reached(change):
+    paths = []
+    for folder in ('/', '/dev', '/dev/pts', '/dev/shm', '/tmp', '/repo-agent', '/proc', '/proc/sys/kernel', '/proc/irq'):
+        for name in ('', *sorted(os.listdir(folder))):
+            path = os.path.join(folder, name)
+            if not path.startswith('/proc/') or path.count('/') > 2:
+                paths.append(path)
+    for path in paths:
+        change(path)
+"""
+HARM = (
+    REACHED
+    + """def f(x):
+    kept.append(pty.openpty())
+    for do in CHANGES:
+        for path in paths:
+            tried(do, path)
+    return x
+def tried(do, path):
+    try:
+        do(path)
+    except OSError:
+        pass
+kept, paths = [], []
+reached(paths.append)
+CHANGES = (
+    lambda p: os.mkdir(p + '/left'), lambda p: os.symlink('/left', p + '/link'), lambda p: os.mkfifo(p + '/fifo'),
+    lambda p: os.chmod(p, 0), lambda p: os.utime(p, (1, 1)), lambda p: os.chown(p, os.getuid(), -1), os.unlink, os.rmdir,
+    lambda p: os.rename(p, p + '0'), lambda p: p[:5] == '/proc' and os.close(os.open(p, os.O_WRONLY)),
+)
+"""
+)
+SEEN = """import hashlib, pty, stat
+words = []
+reached(lambda path: words.append((path, *os.lstat(path)[:1], os.lstat(path).st_mtime == 1)))
+words = hashlib.md5(repr(words).encode()).hexdigest(), [os.close(fd) for fd in pty.openpty()]"""
+
+
+def test_nothing_that_runs_share_is_changed_beside_a_run_nor_after() -> None:
+    """Folders, devices, terminals, settings of the kernel: their names, modes and times."""
+
+    def look() -> str:
+        return ran(f"{SEEN}\nraise RuntimeError(words)", "", REACHED).output
+
+    before = look()
+    assert "None, None" in before
+    with ThreadPoolExecutor(1) as pool:
+        beside = pool.submit(ran, "f(1)\ntime.sleep(4)", HARM)
+        time.sleep(1.5)
+        while not beside.done():
+            assert look() == before
+        assert "ended here" not in beside.result().output  # it may well be tampered: its own folders are among them
+    assert look() == before
 
 
 def test_a_fork_bomb_stops_no_other_run() -> None:

@@ -36,7 +36,7 @@ from repo_agent.sandbox.child.reap import PR_SET_PDEATHSIG
 NEW_MOUNTS, NEW_CGROUP, NEW_NAME, NEW_IPC = 0x00020000, 0x02000000, 0x04000000, 0x08000000
 NEW_USER, NEW_PID, NEW_NETWORK = 0x10000000, 0x20000000, 0x40000000
 NAMESPACES = NEW_MOUNTS | NEW_CGROUP | NEW_NAME | NEW_IPC | NEW_PID | NEW_NETWORK
-NO_SETUID, NO_DEVICES, NO_PROGRAMS, RECURSIVE, PRIVATE = 2, 4, 8, 0x4000, 0x40000
+READ_ONLY, NO_SETUID, NO_DEVICES, NO_PROGRAMS, RECURSIVE, PRIVATE = 1, 2, 4, 8, 0x4000, 0x40000
 """Flags of mount(2)."""
 SET_FLAGS, UP = 0x8914, 1
 """Of a network interface; see netdevice(7)."""
@@ -144,7 +144,10 @@ def _enter(entry: dict[str, Any]) -> None:
     """In process 1 of the new namespaces: its file systems and its network with itself; then no right is left."""
     libc = ctypes.CDLL(None, use_errno=True)
     checked(libc.mount, None, b"/", None, RECURSIVE | PRIVATE, None)
-    checked(libc.mount, b"proc", b"/proc", b"proc", NO_SETUID | NO_DEVICES | NO_PROGRAMS, None)
+    checked(libc.mount, b"proc", b"/proc", b"proc", READ_ONLY | NO_SETUID | NO_DEVICES | NO_PROGRAMS, None)
+    checked(
+        libc.mount, b"devpts", b"/dev/pts", b"devpts", NO_SETUID | NO_PROGRAMS, b"newinstance,ptmxmode=0666,mode=620"
+    )
     for folder, size in entry["memory"]:
         options = f"mode=1777,size={size}".encode()
         checked(libc.mount, b"tmpfs", folder.encode(), b"tmpfs", NO_SETUID | NO_DEVICES, options)
