@@ -111,10 +111,7 @@ class Plan:
 
 @contextmanager
 def planned(layer: Isolation, python: Interpreter, disk_bytes: int, warm: bool = False) -> Iterator[Plan]:
-    """A plan for one run; a scratch folder on this machine goes at the end, whatever has been put into it.
-
-    `warm`: it is forked by a server (child/warm.py), which bubblewrap alone has.
-    """
+    """A plan for one run, forked by a server where `warm`; a scratch folder goes at the end, whatever is in it."""
     child = (python.path, "-s", "-P", str(CHILD / "main.py"))
     uid = FIRST_UID + secrets.randbelow(2**29) if os.geteuid() == 0 else None
     if layer.name == "bubblewrap":
