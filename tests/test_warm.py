@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fractions
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ from attacks import children, leftovers, servers
 
 from repo_agent.errors import InfraError
 from repo_agent.sandbox import canary, results, warm
+from repo_agent.sandbox.child import marks
 from repo_agent.sandbox.grade import grade_now
 from repo_agent.sandbox.isolate import Isolation
 from repo_agent.sandbox.job import TestJob
@@ -167,6 +169,20 @@ def test_what_a_run_changes_in_python_is_not_there_in_the_next() -> None:
         "assert 'LEFT' not in os.environ and 'left' not in sys.modules and '/left' not in sys.path\n"
         "assert json.loads('1') == 1 and not math.isclose(1, 2) and os.umask(18) != 0"
     )
+
+
+def test_what_has_changed_since_the_early_marks_is_noted_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(marks, "_EARLY", {})
+    marks.note_early({"fractions"})
+    monkeypatch.setattr(fractions, "Decimal", lambda: 1)
+    faults: list[str] = []
+    now = marks.Marks(faults.append, lambda *_: False)
+    now.note_modules({"fractions"})
+    now.check()
+    assert not faults
+    monkeypatch.setattr(fractions, "Decimal", lambda: 2)
+    now.check()
+    assert faults == ["fractions.Decimal was replaced"]
 
 
 PLACES = "('/tmp/left', '/dev/shm/left', os.environ['HOME'] + '/left', '/repo-agent/left', '/repo-agent/work/left')"
