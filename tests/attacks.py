@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from repo_agent.sandbox import warm
 from repo_agent.sandbox.grade import grade_now
 from repo_agent.sandbox.isolate import Isolation
 from repo_agent.sandbox.job import TestJob
@@ -137,9 +138,27 @@ def leftovers() -> list[int]:
 
 
 def sandboxed() -> list[int]:
-    """Processes of sandboxes that are alive: those below this process, and those whose beginner is gone."""
+    """Processes of sandboxes that are alive: those below this process, and those whose beginner is gone.
+
+    The servers of this process, which wait for the next run, are none of them.
+    """
     found = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and _in_sandbox(entry.name)]
-    return [pid for pid in found if not _of_others(pid)]
+    return [pid for pid in found if not _of_others(pid) and pid not in servers()]
+
+
+def servers() -> list[int]:
+    """The processes of each server: bwrap's two, and the one that forks."""
+    found = []
+    for server in list(warm._SERVERS.values()):
+        outer = server.process.pid
+        found += [outer, *(inner := children(outer)), *(pid for one in inner for pid in children(one))]
+    return found
+
+
+def children(pid: int) -> list[int]:
+    with contextlib.suppress(OSError):
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
 
 
 def _in_sandbox(pid: object) -> bool:

@@ -29,7 +29,7 @@ from repo_agent.sandbox.grade import grade
 from repo_agent.sandbox.isolate import Isolation, Plan
 from repo_agent.sandbox.job import TestJob
 from repo_agent.sandbox.results import Grade
-from repo_agent.sandbox.supervise import run
+from repo_agent.sandbox.supervise import fresh, run
 from repo_agent.sandbox.watch import Bounds
 from repo_agent.sandbox.workspace import Workspace
 
@@ -430,4 +430,4 @@ def test_files_of_this_machine_are_not_counted_as_the_sandboxs() -> None:
     """As while bwrap is slow to change the root of its process."""
     plan = Plan((sys.executable, "-c", "import subprocess; subprocess.run(['sleep', '0.4'])"), "/", inner=("/usr",))
     with tempfile.TemporaryFile() as job:
-        assert run(plan, os.environ, job, Bounds(files=1), threading.Event()).over == ""
+        assert run(plan, fresh(plan.command, os.environ), job, Bounds(files=1), threading.Event()).over == ""

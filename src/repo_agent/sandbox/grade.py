@@ -8,6 +8,7 @@ per-test results of `child/tests.py`, never of the exit code: `sys.exit(0)` in t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 import os
@@ -22,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from repo_agent.errors import InfraError
-from repo_agent.sandbox import supervise
+from repo_agent.sandbox import supervise, warm
 from repo_agent.sandbox.isolate import Interpreter, Isolation, Plan, interpreter, planned
 from repo_agent.sandbox.job import TestJob
 from repo_agent.sandbox.results import Grade, counted, verdict
@@ -73,13 +74,27 @@ def _run(
     files: Mapping[str, bytes], job: TestJob, isolation: Isolation, cancel: threading.Event
 ) -> tuple[supervise.End, bytes, str]:
     """One contained run; how it ended, the key of its records, and the folder that it saw."""
+    if warm.serves(isolation, job):
+        with contextlib.suppress(warm.NotServed):
+            return _run_once(files, job, isolation, cancel, is_warm=True)
+    return _run_once(files, job, isolation, cancel, is_warm=False)
+
+
+def _run_once(
+    files: Mapping[str, bytes], job: TestJob, isolation: Isolation, cancel: threading.Event, is_warm: bool
+) -> tuple[supervise.End, bytes, str]:
     python, key = interpreter(job.python), secrets.token_bytes(32)
-    with planned(isolation, python, job.bounds.disk_bytes) as plan, tempfile.TemporaryFile() as file:
+    with planned(isolation, python, job.bounds.disk_bytes, is_warm) as plan, tempfile.TemporaryFile() as file:
         _write_job(file, files, _described(job, plan, files, key))
+        environment = _environment(plan, python)
+        start = warm.forked(plan, environment) if is_warm else supervise.fresh(plan.command, environment)
         try:
-            return supervise.run(plan, _environment(plan, python), file, job.bounds, cancel), key, plan.scratch
+            end = supervise.run(plan, start, file, job.bounds, cancel)
         except OSError as error:
             raise InfraError("grade", f"cannot start {plan.command[0]}: {error}") from error
+    if end.code == warm.LOST and not end.over and not cancel.is_set():
+        raise InfraError("grade", "the server of test processes ended")
+    return end, key, plan.scratch
 
 
 _COUNTS: dict[tuple[str, str], Mapping[str, int]] = {}

@@ -21,9 +21,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,9 @@ DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 FIRST_UID = 2**30
 INSIDE, SMALL, SMALL_BYTES = "/repo-agent", ("/tmp", "/dev/shm"), 16 * 2**20
 """In bubblewrap: the scratch folder, and two more folders in memory."""
+ALONE = ("CAP_SETUID", "CAP_SETGID")
+SERVING = (*ALONE, "CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_KILL")
+"""What a run started by root, and the server of many, can do until the run's user id is taken."""
 DENIED = (
     *("ptrace", "process_vm_readv", "process_vm_writev", "kcmp", "pidfd_getfd", "unshare", "setns", "mount", "umount2"),
     *("move_mount", "fsopen", "fsmount", "fspick", "open_tree", "mount_setattr", "pivot_root", "chroot", "bpf"),
@@ -102,16 +105,24 @@ class Plan:
     seccomp: int = 0
     """The number of seccomp(2)."""
     reaped: bool = False
+    entry: Mapping[str, Any] | None = None
+    """Of a run that a server forks: what the server is told. The command is the server's, the same for all its runs."""
 
 
 @contextmanager
-def planned(layer: Isolation, python: Interpreter, disk_bytes: int) -> Iterator[Plan]:
-    """A plan for one run; a scratch folder on this machine goes at the end, whatever has been put into it."""
+def planned(layer: Isolation, python: Interpreter, disk_bytes: int, warm: bool = False) -> Iterator[Plan]:
+    """A plan for one run, forked by a server where `warm`; a scratch folder goes at the end, whatever is in it."""
     child = (python.path, "-s", "-P", str(CHILD / "main.py"))
     uid = FIRST_UID + secrets.randbelow(2**29) if os.geteuid() == 0 else None
     if layer.name == "bubblewrap":
-        command = (*_bubblewrap(python, uid, disk_bytes), *_drop(uid, python, hidden=True), *child)
-        yield Plan(command, INSIDE, inner=(INSIDE, *SMALL), filters=_filters(sockets=True))
+        own = Plan((), INSIDE, inner=(INSIDE, *SMALL), filters=_filters(sockets=True))
+        if warm:
+            entry = {"uid": uid, "memory": [(INSIDE, disk_bytes), *((path, SMALL_BYTES) for path in SMALL)]}
+            yield replace(own, command=(*_bubblewrap(python, uid, SERVING), *child), entry=entry)
+        else:
+            one = ("--die-with-parent", *(("--disable-userns",) if uid is None else ()))
+            command = (*_bubblewrap(python, uid, ALONE, one, disk_bytes), *_drop(uid, python, hidden=True), *child)
+            yield replace(own, command=command)
         return
     scratch = Path(tempfile.mkdtemp(prefix="repo-agent-")).resolve()
     try:
@@ -142,11 +153,14 @@ def _on_this_machine(
     )
 
 
-def _bubblewrap(python: Interpreter, uid: int | None, disk_bytes: int) -> tuple[str, ...]:
-    """bwrap's words. As root no user namespace is made, so that the run can have another user id."""
+def _bubblewrap(
+    python: Interpreter, uid: int | None, able: Sequence[str], more: Sequence[str] = (), disk_bytes: int = SMALL_BYTES
+) -> tuple[str, ...]:
+    """bwrap's words. As root no user namespace is made, so that the run can have another user id; what it then can do
+    before it has, `able` says."""
     spaces = ("--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try")
-    able = ("--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID")
-    user = ("--unshare-user", "--disable-userns") if uid is None else able
+    capable = ("--cap-drop", "ALL", *(word for name in able for word in ("--cap-add", name)))
+    user = ("--unshare-user",) if uid is None else capable
     paths = (*SYSTEM, *SYSTEM_FILES, *python.folders, str(CHILD))
     above = sorted({str(parent) for path in paths for parent in Path(path).parents} - {"/", *SMALL, *SYSTEM})
     seen = [word for folder in above for word in ("--perms", "0755", "--dir", folder)]
@@ -158,7 +172,7 @@ def _bubblewrap(python: Interpreter, uid: int | None, disk_bytes: int) -> tuple[
     memory = [word for path in SMALL for word in _in_memory(path, SMALL_BYTES)]
     kernel = ("--proc", "/proc", "--dev", "/dev", *memory, "--remount-ro", "/dev", *_in_memory(INSIDE, disk_bytes))
     # What is seen comes last: an interpreter may lie below /tmp.
-    return (_tool("bwrap"), "--die-with-parent", *spaces, *user, *kernel, *seen, "--remount-ro", "/", "--")
+    return (_tool("bwrap"), *more, *spaces, *user, *kernel, *seen, "--remount-ro", "/", "--")
 
 
 def _in_memory(path: str, size: int) -> tuple[str, ...]:

@@ -12,13 +12,14 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 from repo_agent.sandbox.child.reap import sweep
 from repo_agent.sandbox.isolate import Plan
+from repo_agent.sandbox.warm import Forked
 from repo_agent.sandbox.watch import Bounds, Watch
 
 TICK = 0.05
@@ -44,32 +45,48 @@ class End:
     """Head and tail of what it printed, with a mark between them."""
 
 
-def run(plan: Plan, environment: Mapping[str, str], job: IO[bytes], bounds: Bounds, cancel: threading.Event) -> End:
-    """Start the plan's command on the job, wait for its end or a limit, then kill whatever is left.
+Process = subprocess.Popen[bytes] | Forked
+Start = Callable[[int, int, int], Process]
+"""Starts a process with these descriptors: the job, the results, the output. Raises OSError where that fails."""
+
+
+def run(plan: Plan, start: Start, job: IO[bytes], bounds: Bounds, cancel: threading.Event) -> End:
+    """Start a process of the plan on the job, wait for its end or a limit, then kill whatever is left.
 
     Raises OSError where it cannot be started at all.
     """
+    with contextlib.ExitStack() as ours:
+        with contextlib.ExitStack() as theirs:
+            (results, writing), (output, printing) = _pipe(ours, theirs), _pipe(ours, theirs)
+            process = start(job.fileno(), writing, printing)
+        with _Run(process, results, output, plan, bounds) as active:
+            active.wait(cancel)
+    return active.end()
+
+
+def _pipe(ours: contextlib.ExitStack, theirs: contextlib.ExitStack) -> tuple[int, int]:
     reading, writing = os.pipe()
-    fds = (job.fileno(), writing)
-    try:
-        process = subprocess.Popen(
-            [*plan.command, *map(str, fds)],
+    ours.callback(os.close, reading)
+    theirs.callback(os.close, writing)
+    return reading, writing
+
+
+def fresh(command: Sequence[str], environment: Mapping[str, str]) -> Start:
+    """A process that is begun for this one run."""
+
+    def start(job: int, results: int, output: int) -> Process:
+        return subprocess.Popen(
+            [*command, str(job), str(results)],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=output,
             stderr=subprocess.STDOUT,
             env=dict(environment),
             cwd="/",
-            pass_fds=fds,
+            pass_fds=(job, results),
             start_new_session=True,
         )
-    except OSError:
-        os.close(reading)
-        raise
-    finally:
-        os.close(writing)
-    with _Run(process, reading, plan, bounds) as active:
-        active.wait(cancel)
-    return active.end()
+
+    return start
 
 
 @dataclass
@@ -98,14 +115,13 @@ class _Buffer:
 class _Run:
     """A started process with its two streams; leaving the context ends all of it."""
 
-    def __init__(self, process: subprocess.Popen[bytes], results: int, plan: Plan, bounds: Bounds) -> None:
-        assert process.stdout is not None
+    def __init__(self, process: Process, results: int, output: int, plan: Plan, bounds: Bounds) -> None:
         self._process, self._plan, self._bounds = process, plan, bounds
         self._over = ""
         self._watch = Watch(process.pid, plan, bounds)
         self._streams = {
             results: _Buffer(RESULT_BYTES, 0),
-            process.stdout.fileno(): _Buffer(KEPT_BYTES, KEPT_BYTES),
+            output: _Buffer(KEPT_BYTES, KEPT_BYTES),
         }
         self._results = results
         self._selector = selectors.DefaultSelector()
@@ -124,14 +140,12 @@ class _Run:
                 self._read(0.02)
         finally:
             self._selector.close()
-            os.close(self._results)
-            self._process.stdout.close()  # type: ignore[union-attr]
 
     def wait(self, cancel: threading.Event) -> None:
         """Until the process ends by itself, a limit is reached or `cancel` is set."""
         wall, began = self._bounds.wall_seconds, time.monotonic()
         deadline = began + wall
-        with _process_handle(self._process.pid) as handle:
+        with _process_handle(self._process) as handle:
             if handle is not None:
                 self._selector.register(handle, selectors.EVENT_READ)
             looked = time.monotonic()
@@ -148,6 +162,7 @@ class _Run:
 
     def end(self) -> End:
         results, output = self._streams.values()
+        assert self._process.returncode is not None
         return End(self._process.returncode, self._over, bytes(results.head), output.text())
 
     def _read(self, seconds: float) -> None:
@@ -164,10 +179,13 @@ class _Run:
 
 
 @contextlib.contextmanager
-def _process_handle(pid: int) -> Iterator[int | None]:
+def _process_handle(process: Process) -> Iterator[int | None]:
     """A file descriptor that is readable once the process has ended; None where the system has none."""
+    if isinstance(process, Forked):
+        yield process.fileno()
+        return
     try:
-        handle = os.pidfd_open(pid)
+        handle = os.pidfd_open(process.pid)
     except (AttributeError, OSError):
         yield None
         return
@@ -177,13 +195,13 @@ def _process_handle(pid: int) -> Iterator[int | None]:
         os.close(handle)
 
 
-def _kill(process: subprocess.Popen[bytes], plan: Plan) -> None:
+def _kill(process: Process, plan: Plan) -> None:
     """End the process and all that it started.
 
     The first process of a namespace takes the others with it; its parent ends when they are gone.
     """
     if process.poll() is None:
-        if plan.reaped:
+        if plan.reaped or plan.entry is not None:
             process.terminate()
         else:
             for pid in _children(process.pid):

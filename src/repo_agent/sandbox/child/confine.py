@@ -54,7 +54,7 @@ def confine(read: Sequence[str], write: Sequence[str], filters: str, seccomp: in
     supervisor is asked is returned; else -1. Raises OSError where the kernel refuses. No new privileges either way.
     """
     libc = ctypes.CDLL(None, use_errno=True)
-    _call(libc.prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    checked(libc.prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if read:
         _landlock(libc, read, write)
     if not filters:
@@ -73,8 +73,8 @@ def _filter(libc: Any, text: str, seccomp: int) -> int:
     code = ctypes.create_string_buffer(program)
     bpf = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(code)))
     if seccomp:
-        return _call(libc.syscall, seccomp, SECCOMP_SET_MODE_FILTER, NEW_LISTENER, bpf)
-    _call(libc.prctl, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, bpf, 0, 0)
+        return checked(libc.syscall, seccomp, SECCOMP_SET_MODE_FILTER, NEW_LISTENER, bpf)
+    checked(libc.prctl, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, bpf, 0, 0)
     return -1
 
 
@@ -88,11 +88,11 @@ def _landlock(libc: Any, read: Sequence[str], write: Sequence[str]) -> None:
     every = RIGHTS.get(version, (1 << 16) - 1)
     attributes = struct.pack("QQQ", every, TCP_RIGHTS if version >= 4 else 0, SCOPES if version >= 6 else 0)
     size = 8 if version < 4 else 16 if version < 6 else 24
-    ruleset = _call(libc.syscall, CREATE_RULESET, ctypes.create_string_buffer(attributes), ctypes.c_size_t(size), 0)
+    ruleset = checked(libc.syscall, CREATE_RULESET, ctypes.create_string_buffer(attributes), ctypes.c_size_t(size), 0)
     for paths, rights in ((read, READ), (write, every)):
         for path in paths:
             _allow(libc, ruleset, path, rights & every)
-    _call(libc.syscall, RESTRICT_SELF, ruleset, 0)
+    checked(libc.syscall, RESTRICT_SELF, ruleset, 0)
     os.close(ruleset)
 
 
@@ -105,11 +105,11 @@ def _allow(libc: Any, ruleset: int, path: str, rights: int) -> None:
     if not os.path.isdir(path):
         rights &= FILE_RIGHTS
     beneath = struct.pack("=Qi", rights, handle)
-    _call(libc.syscall, ADD_RULE, ruleset, 1, ctypes.create_string_buffer(beneath), 0)
+    checked(libc.syscall, ADD_RULE, ruleset, 1, ctypes.create_string_buffer(beneath), 0)
     os.close(handle)
 
 
-def _call(function: Any, *args: Any) -> int:
+def checked(function: Any, *args: Any) -> int:
     result = int(function(*args))
     if result < 0:
         code = ctypes.get_errno()

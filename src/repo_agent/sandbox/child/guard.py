@@ -58,7 +58,7 @@ class Guard:
         """Load and change what is ours to change, before rights are given up."""
         if self._with_unittest:
             import unittest.mock  # noqa: F401
-        for name in _plugins():
+        for name in plugins():
             importlib.import_module(name)
         self._comparisons.install(self._with_unittest, self._pristine)
         self._files.install(self._comparisons.gives)
@@ -174,7 +174,7 @@ class Guard:
                     self._fail(f"a hook {caller.name} of the code under test")
 
 
-def _plugins() -> list[str]:
+def plugins() -> list[str]:
     """The modules of pytest's own plug-ins, which it loads anyway."""
     from _pytest.config import default_plugins
 

@@ -30,12 +30,23 @@ class _Mark(NamedTuple):
     state: Sequence[object] | None
 
 
+_EARLY: dict[ModuleType | type, tuple[Mapping[str, Any], list[_Mark]]] = {}
+
+
+def note_early(roots: Collection[str]) -> None:
+    """Note these packages once for all runs that this process forks. A run takes over what is as it was."""
+    noted = Marks(lambda _: None, lambda *_: False)
+    noted.note_modules(roots)
+    for mark in noted.marks:
+        _EARLY.setdefault(mark.owner, (dict(mark.space), []))[1].append(mark)
+
+
 class Marks:
     """`fail` does not return; `is_own(value, name)`: whether the task's own tests put a value there."""
 
     def __init__(self, fail: Callable[[str], None], is_own: Callable[[object, str], bool]) -> None:
         self._fail, self._is_own = fail, is_own
-        self._marks: list[_Mark] = []
+        self.marks: list[_Mark] = []
         self._core: list[_Mark] = []
         self._codes: set[object] = set()
         self._modules: dict[str, ModuleType] = {}
@@ -49,9 +60,8 @@ class Marks:
         self._modules |= modules
         seen: set[type] = set()
         for module in modules.values():
-            for name, value in list(vars(module).items()):
-                if not any(part in name for part in FREE) and (callable(value) or _is_constant(module, name, value)):
-                    self._mark(module, name, value)
+            self._note(module, _is_of_module)
+            for value in list(vars(module).values()):
                 if isinstance(value, type) and value.__module__.split(".")[0] in roots and value not in seen:
                     seen.add(value)
                     self.note_class(value)
@@ -59,13 +69,10 @@ class Marks:
         self._legacy = {code_of(value) for value in legacy.values()} - {None}
         core = (pytest.Function, pytest.Item, pytest.Module, pytest.TestReport, pytest.CallInfo)
         wanted = {id(vars(owner)[name]) for owner in core for name in vars(owner)}
-        self._core = [mark for mark in self._marks if id(mark.value) in wanted]
+        self._core = [mark for mark in self.marks if id(mark.value) in wanted]
 
     def note_class(self, owner: type) -> None:
-        for name, value in list(vars(owner).items()):
-            closed = owner.__module__.split(".")[0] in CLOSED and name[:1] != "_" and name not in SAYING
-            if isinstance(value, METHODS) or (closed and (isinstance(value, type) or type(value) in CONSTANTS)):
-                self._mark(owner, name, value)
+        self._note(owner, _is_of_class)
         if owner.__module__.split(".")[0] in CLOSED:
             self._names[owner] = frozenset(vars(owner))
 
@@ -76,7 +83,7 @@ class Marks:
         self._compare(self._core)
 
     def check(self) -> None:
-        self._compare(self._marks)
+        self._compare(self.marks)
         for name, module in self._modules.items():
             if sys.modules.get(name) is not module and not self._is_own(sys.modules.get(name), name):
                 self._fail(f"the module {name} was replaced")
@@ -87,11 +94,13 @@ class Marks:
                 if says and code_of(value) not in self._legacy:
                     self._fail(f"{owner.__name__} got {name}")
 
-    def _mark(self, owner: ModuleType | type, name: str, value: object) -> None:
-        state = state_of(value)
-        self._marks.append(_Mark(owner, vars(owner), name, value, state))
-        if state is not None:
-            self._codes.add(state[0])
+    def _note(self, owner: Any, is_noted: Callable[[Any, str, object], bool]) -> None:
+        names, marks = _EARLY.get(owner, (None, []))
+        if names != vars(owner):
+            parts = [(name, value) for name, value in vars(owner).items() if is_noted(owner, name, value)]
+            marks = [_Mark(owner, vars(owner), name, value, state_of(value)) for name, value in parts]
+        self.marks += marks
+        self._codes.update(mark.state[0] for mark in marks if mark.state)
 
     def _compare(self, marks: Sequence[_Mark]) -> None:
         for mark in marks:
@@ -100,6 +109,15 @@ class Marks:
                 continue
             if code_of(now) not in self._legacy and not self._is_own(now, mark.name):
                 self._fail(f"{mark.owner.__name__}.{mark.name} was replaced")
+
+
+def _is_of_module(module: ModuleType, name: str, value: object) -> bool:
+    return not any(part in name for part in FREE) and (callable(value) or _is_constant(module, name, value))
+
+
+def _is_of_class(owner: type, name: str, value: object) -> bool:
+    closed = owner.__module__.split(".")[0] in CLOSED and name[:1] != "_" and name not in SAYING
+    return isinstance(value, METHODS) or (closed and (isinstance(value, type) or type(value) in CONSTANTS))
 
 
 def _is_constant(module: ModuleType, name: str, value: object) -> bool:
@@ -120,6 +138,8 @@ def state_of(value: object) -> Sequence[object] | None:
     function = _function(value)
     if function is None:
         return None
+    if not (function.__closure__ or function.__kwdefaults__):  # as most are
+        return [function.__code__, function.__defaults__]
     inside = (_content(cell) for cell in function.__closure__ or ())
     more = [one if isinstance(one, (FunctionType, MethodType, type)) else None for one in inside]
     return [function.__code__, function.__defaults__, *(function.__kwdefaults__ or {}).values(), *more]
@@ -133,6 +153,8 @@ def same(noted: Sequence[object] | None, now: Sequence[object] | None) -> bool:
 
 
 def _function(value: object) -> FunctionType | None:
+    if type(value) is FunctionType:
+        return value
     if isinstance(value, (classmethod, staticmethod, MethodType)):
         value = value.__func__
     elif isinstance(value, property):
