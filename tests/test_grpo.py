@@ -278,7 +278,13 @@ train(Path(dataset), Path(out), settings, on_step, resume=resume == "yes", envir
 
 
 def in_a_process(dataset: Path, out: Path, settings: TrainConfig, kill: int = 0, resume: bool = False) -> list[str]:
-    words = [str(Path(__file__).parent), str(dataset), str(out), settings.model_dump_json(), str(kill)]
+    words = [
+        str(Path(__file__).parent),
+        str(dataset),
+        str(out),
+        settings.model_dump_json(exclude_unset=True),
+        str(kill),
+    ]
     words.append("yes" if resume else "no")
     done = subprocess.run([sys.executable, "-c", SCRIPT, *words], capture_output=True, text=True, check=False)
     assert done.returncode == (-signal.SIGKILL if kill else 0), done.stderr
