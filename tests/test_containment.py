@@ -21,7 +21,7 @@ from repo_agent.protocols import PROTOCOLS
 from repo_agent.rollout.episode import Setting, player, rollouts_of
 from repo_agent.rollout.meter import Meter
 from repo_agent.rollout.runner import Watch, run_rollouts
-from repo_agent.sandbox import canary
+from repo_agent.sandbox import canary, warm
 from repo_agent.sandbox.grade import grade_now
 from repo_agent.sandbox.isolate import LAYERS, Isolation
 from repo_agent.sandbox.job import TestJob
@@ -228,14 +228,16 @@ def test_nothing_outlives_us_when_we_are_killed(layer: str) -> None:
     if layer in LAYERS and (reason := canary.fault(layer)):
         pytest.skip(reason)
     process = subprocess.Popen([sys.executable, "-c", ENDLESS, str(Path(__file__).parent), layer])
-    _until(lambda: len(sandboxed()) > (5 if layer == LAYERS[0] else 1))  # a server too
-    process.kill()
-    process.wait()
+    try:
+        _until(lambda: len(sandboxed()) > (5 if warm.serves(Isolation(layer), TestJob(())) else 1))  # a server too
+    finally:
+        process.kill()
+        process.wait()
     _until(lambda: not leftovers())
 
 
 def _until(holds: Callable[[], bool]) -> None:
-    ends = time.monotonic() + 10
+    ends = time.monotonic() + 100
     while not holds():
         assert time.monotonic() < ends
         time.sleep(0.02)
