@@ -229,7 +229,7 @@ def test_nothing_outlives_us_when_we_are_killed(layer: str) -> None:
         pytest.skip(reason)
     process = subprocess.Popen([sys.executable, "-c", ENDLESS, str(Path(__file__).parent), layer])
     try:
-        _until(lambda: len(sandboxed()) > (5 if warm.serves(Isolation(layer), TestJob(())) else 1))  # a server too
+        _until(lambda: len(sandboxed()) > (5 if warm.serves(Isolation(layer), TestJob((), {})) else 1))  # a server too
     finally:
         process.kill()
         process.wait()

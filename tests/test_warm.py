@@ -36,7 +36,7 @@ def _server() -> Iterator[None]:
     """A server of one's own, which must have been used."""
     if reason := canary.fault(LAYER.name):
         pytest.skip(reason)
-    if not warm.serves(LAYER, TestJob(())):
+    if not warm.serves(LAYER, TestJob((), {})):
         pytest.skip("this interpreter lies below a folder that each run has anew, so no run is forked")
     warm.close()
     warm._FAILURES.clear()
