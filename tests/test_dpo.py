@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_train import CONTRACT, one_thread, trajectory, write_dataset
+from test_train import CONTRACT, one_thread, short_sft, trajectory, write_dataset
 from test_training_run import in_a_process, in_two_processes
 
 from repo_agent.chat.render import Renderer
@@ -43,9 +43,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def sft(dataset: Path, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("sft") / "adapter"
-    train(dataset, out, TrainConfig(base=str(tiny_base), rank=8, epochs=1, lr=1e-3, evals=0))
-    return out
+    return short_sft(dataset, tiny_base, tmp_path_factory.mktemp("sft") / "adapter")
 
 
 def write_pairs(folder: Path, base: Path, contract: Any = CONTRACT, tasks: int = 10, **more: Any) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from rewarding import Letters
 from test_cli import result, run
-from test_train import one_thread, trajectory, write_dataset
+from test_train import one_thread, short_sft, trajectory, write_dataset
 
 from repo_agent.chat.render import Renderer
 from repo_agent.chat.tokenizer import load_tokenizer
@@ -52,9 +52,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def sft(dataset: Path, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("sft") / "adapter"
-    train(dataset, out, TrainConfig(base=str(tiny_base), rank=8, epochs=1, lr=1e-3, evals=0))
-    return out
+    return short_sft(dataset, tiny_base, tmp_path_factory.mktemp("sft") / "adapter")
 
 
 def config(base: Path, sft: Path | None, **more: Any) -> TrainConfig:

@@ -69,6 +69,12 @@ def label(turn: int, at: int, said: Message, call: ToolCall, last: bool, dropped
     )
 
 
+def short_sft(dataset: Path, base: Path, out: Path) -> Path:
+    """An adapter that other methods begin from."""
+    train(dataset, out, TrainConfig(base=str(base), rank=8, epochs=1, lr=1e-3, evals=0))
+    return out
+
+
 def write_dataset(folder: Path, found: list[Trajectory]) -> Path:
     folder.mkdir()
     (folder / "trajectories.jsonl").write_bytes(b"".join(line_of(trajectory_record(one)) for one in found))

@@ -163,12 +163,15 @@ def train(
     repo-agent train datasets/first --method grpo --adapter adapters/first --contexts runs/own --out adapters/second
     """
     options = dict(locals())
-    from repo_agent.cli.environment import recordings
     from repo_agent.cli.probe import replay
     from repo_agent.train.backends import backend_named
 
     train_on, settings = backend_named(backend), settings_of(options)
-    found = recordings(dataset, settings) if settings.method == "grpo" else None
+    found = None
+    if settings.method == "grpo":
+        from repo_agent.cli.environment import recordings
+
+        found = recordings(dataset, settings)
     if dry_run:
         from repo_agent.train.plan import plan
         from repo_agent.train.prepare import prepare
