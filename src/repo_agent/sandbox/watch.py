@@ -49,12 +49,16 @@ class Watch:
         self._root, self._plan, self._bounds = root, plan, bounds
         self._looks = 0
         self._hidden: set[int] = set()
+        self._seen: dict[int, float] = {}
+        """Processor seconds of every process, as last seen: a program may ignore its children, whose time then goes to
+        no parent."""
 
     def look(self) -> str:
         """The limit that is broken, or ""."""
         pids = descendants(self._root)
         if len(pids) > 2 * self._bounds.processes:
             return "processes"
+        self._seen |= {pid: _ran(pid, with_children=False) for pid in pids}
         if sum(map(_resident, pids)) > self._bounds.memory_bytes < sum(map(_share, pids)):
             return "memory"
         self._looks += 1
@@ -68,7 +72,8 @@ class Watch:
         """Seconds in which a process of the tree was ready to run while other programs had the processors: the longest
         that one has waited, less what the whole tree has run, since its own processes wait for each other too."""
         pids = descendants(self._root)
-        return max(0.0, max(map(_waited, pids), default=0.0) - sum(map(_ran, [self._root, *pids])))
+        ran = max(sum(map(_ran, [self._root, *pids])), sum(self._seen.values()))
+        return max(0.0, max(map(_waited, pids), default=0.0) - ran)
 
     def _in_memory(self, pids: list[int]) -> str:
         """Count the inodes of the sandbox's own file systems; their bytes are bounded by their size.
@@ -147,11 +152,12 @@ def _waited(pid: int) -> float:
         return 0.0
 
 
-def _ran(pid: int) -> float:
-    """Processor seconds of a process, with those of its children that have ended; 0 once it has ended."""
+def _ran(pid: int, with_children: bool = True) -> float:
+    """Processor seconds of a process, with those of its children that have ended and were waited for; 0 once it has
+    ended itself."""
     try:
         after_name = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-        return sum(map(int, after_name[11:15])) / CLOCK
+        return sum(map(int, after_name[11 : 15 if with_children else 13])) / CLOCK
     except (OSError, ValueError):
         return 0.0
 
