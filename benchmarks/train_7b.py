@@ -1,13 +1,15 @@
 """Training speed at the shape of Qwen2.5-7B with random weights: tokens a second, MFU, memory, seconds an epoch.
 
-    python benchmarks/train_7b.py [--shape tiny|7b] [--tokenizer NAME] [--suite quixbugs=PATH] [--json FILE]
+    python benchmarks/train_7b.py [--shape tiny|7b] [--tokenizer NAME] [--suite quixbugs=PATH | --dataset DIR]
+        [--json FILE]
 
-Rows are oracle rollouts of a suite. (a) `trl`: step rows through TRL's own packing (bfd), as long as its longest row,
-with flash attention and Liger's kernels where they are installed; (b) `ours`: one row a rollout, as `repo-agent train`
-does it. Both train the same tokens. MFU is told by 4N operations a token (forward, and backward without gradients of
-frozen weights) and by 6N (as it is often quoted), against the speed of a large matrix product, measured here. What two
-of our steps spend most time on comes from torch's profiler, in a run apart. `7b` needs a GPU of 80 GB; `tiny` shows
-that the script works, and its figures say nothing.
+Rows are oracle rollouts of a suite, or those of a dataset. (a) `trl`: step rows through TRL's own packing (bfd), as
+long as its longest row, with flash attention and Liger's kernels where they are installed, and activations computed
+again where memory does not hold them; (b) `ours`: one row a rollout, as `repo-agent train` does it. Both train the same
+tokens. MFU is told by 4N operations a token (forward, and backward without gradients of frozen weights) and by 6N (as
+it is often quoted), against the speed of a large matrix product, measured here. What two of our steps spend most time
+on comes from torch's profiler, in a run apart. `7b` needs a GPU of 80 GB; `tiny` shows that the script works, and its
+figures say nothing.
 
     pip download --no-deps --only-binary=:all: --dest .whl trl peft datasets accelerate  # what a GPU image may lack
 """
@@ -15,6 +17,7 @@ that the script works, and its figures say nothing.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import subprocess
 import sys
@@ -50,16 +53,19 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
     parser.add_argument("--tokenizer", default=str(TINY), help="of Qwen2.5 for real lengths; default: the tiny base's")
     parser.add_argument("--suite", default="bundled")
+    parser.add_argument("--dataset", type=Path, help="take this one, and play no rollouts")
     parser.add_argument("--steps", type=int, default=-1, help="of TRL; its epoch is told from their speed")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        base, data = make_base(folder, given.shape, given.tokenizer), make_dataset(folder, given.suite)
+        base = make_base(folder, given.shape, given.tokenizer)
+        data = given.dataset or make_dataset(folder, given.suite)
         speed = matmul_speed()
         ours = run_ours(folder, base, data)
-        trl = run_trl(base, read_dataset(data), given.steps)
+        print(f"ours: {ours}", flush=True)  # a figure is not lost with the next one
         most = profiled(folder, base, data)
+        trl = run_trl(base, read_dataset(data), given.steps)
     count = ours.pop("parameters")
     for arm in (trl, ours):
         rate = arm["tokens_per_second"]
@@ -162,11 +168,23 @@ def generates(model: LocalModel) -> int:
 
 def run_trl(base: str, dataset: Dataset, most: int) -> dict[str, Any]:
     """An epoch of step rows by TRL, with its packing; `most` steps, or all where that is -1."""
+    import torch
+
+    try:
+        return trl_epoch(base, dataset, most, again=False)
+    except torch.cuda.OutOfMemoryError:
+        pass  # what failed holds its memory until here
+    return trl_epoch(base, dataset, most, again=True)
+
+
+def trl_epoch(base: str, dataset: Dataset, most: int, again: bool) -> dict[str, Any]:
     import datasets
     import peft
     import torch
     from trl import SFTConfig, SFTTrainer
 
+    gc.collect()
+    torch.cuda.empty_cache()
     renderer = Renderer(load_tokenizer(base), dataset.contract.printed_tools)
     found = (step for one in dataset.trajectories() for step in steps(one))
     rows: list[Tokens] = [renderer.rows([*context, turn.reply], [turn.at])[0] for turn, context in found]
@@ -183,7 +201,7 @@ def run_trl(base: str, dataset: Dataset, most: int) -> dict[str, Any]:
                 output_dir=place, packing=True, packing_strategy="bfd", max_length=max(longest, 8192 if gpu else 0),
                 per_device_train_batch_size=1, gradient_accumulation_steps=1, num_train_epochs=1, max_steps=most,
                 learning_rate=1e-4,
-                bf16=gpu, use_cpu=not gpu, gradient_checkpointing=False, report_to="none", save_strategy="no",
+                bf16=gpu, use_cpu=not gpu, gradient_checkpointing=again, report_to="none", save_strategy="no",
                 include_num_input_tokens_seen="all",
                 dataloader_pin_memory=gpu, disable_tqdm=True, logging_strategy="no",
                 use_liger_kernel=gpu and find_spec("liger_kernel") is not None,
@@ -205,6 +223,7 @@ def run_trl(base: str, dataset: Dataset, most: int) -> dict[str, Any]:
         "tokens_per_second": rate,
         "trained_per_second": trained / tokens * rate,
         "epoch_seconds": tokens / rate,
+        "checkpointing": again,
         "peak_gb": torch.cuda.max_memory_allocated() / 1e9 if gpu else None,
     }
 

@@ -24,6 +24,8 @@ from repo_agent.models.batch import Batch, Row, Text
 from repo_agent.models.calls import taken_apart
 from repo_agent.models.constrain import Grammars
 
+MOST_ROWS = {"cuda": 128, "cpu": 32}
+"""Replies that run at once: a step of a GPU takes hardly longer for more rows."""
 _SHARE = 0.7
 """Of the free memory; the rest is for what a forward pass needs beside keys and values."""
 
@@ -48,11 +50,12 @@ class LocalModel:
         name: str,
         device: str | None = None,
         dtype: str | None = None,
-        max_batch: int = 32,
+        max_batch: int | None = None,
         room: int | None = None,
     ) -> None:
-        """`room`: bytes for the keys and values of running replies; by default a share of the memory that is free once
-        the weights are there. A reply that would need more waits until others have ended."""
+        """`max_batch`: replies that run at once, by default `MOST_ROWS`. `room`: bytes for their keys and values; by
+        default a share of the memory that is free once the weights are there. A reply that would need more waits until
+        others have ended."""
         self.name = name
         self._renderer = Renderer(load_tokenizer(base))
         self._with_tools: dict[bytes, Renderer] = {}
@@ -61,7 +64,8 @@ class LocalModel:
         eos = ends_of(model, tokenizer)
         self._context: int = model.config.max_position_embeddings
         room = free_room() if room is None else room
-        self._batch = Batch(model, eos=eos, known=len(tokenizer), max_rows=max_batch, room=room)
+        rows = max_batch or MOST_ROWS.get(model.device.type, MOST_ROWS["cpu"])
+        self._batch = Batch(model, eos=eos, known=len(tokenizer), max_rows=rows, room=room)
         self._grammars: Grammars | None = None
         self._vocabulary: int = model.config.vocab_size
         self._eos = eos
