@@ -155,6 +155,24 @@ def test_options_of_every_command_are_checked_before_the_first_runs(tmp_path: Pa
     assert done.returncode == 0 and done.stdout.count("repo-agent ") == 8 and not (tmp_path / "w").exists(), done.stderr
 
 
+@pytest.mark.parametrize(
+    ("route", "train", "said"),
+    [
+        ("grpo", 'backend = "together"', "Train on this machine"),
+        ("dpo", 'backend = "together"', "Add --together-accept-unchecked"),
+        ("dpo", 'backend = "together"\ntogether_accept_unchecked = true', ""),
+        ("dpo", 'backend = "moon"', "Choose from: local, together"),
+    ],
+)
+def test_what_a_backend_does_not_train_is_said_before_the_first_runs(
+    tmp_path: Path, route: str, train: str, said: str
+) -> None:
+    head = f'out = "{tmp_path / "w"}"\nsuite = "micro"\nbase = "Qwen/Qwen2.5-7B-Instruct"\nadapter = "first"\n'
+    (tmp_path / "plan.toml").write_text(f'{head}[[round]]\nname = "r"\nroute = "{route}"\n[round.train]\n{train}\n')
+    done = command("flywheel", tmp_path / "plan.toml", "--dry-run")
+    assert (done.returncode, said in done.stderr) == (2 if said else 0, True), done.stderr
+
+
 class Worker:
     """Runs commands that only make their folder, and counts them."""
 

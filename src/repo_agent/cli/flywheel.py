@@ -115,13 +115,18 @@ def _fault(root: Any, words: Sequence[str]) -> str:
     """What is wrong with a command's options; "" where nothing is."""
     from repo_agent.cli.training import settings_of
     from repo_agent.errors import UserError
+    from repo_agent.train.backends import backend_named
 
     try:
         given = root.commands[words[0]].make_context(words[0], list(words[1:])).params
         if words[0] == "train":
-            settings_of(given)
+            settings, _ = settings_of(given), backend_named(given["backend"])
+            if given["backend"] == "together":
+                from repo_agent.train.together.backend import refuse_method
+
+                refuse_method(settings)
     except UserError as error:
-        return error.what
+        return f"{error.what} ({error.remedy})" if error.remedy else error.what
     except _USAGE as error:
         return str(error.format_message())
     return ""

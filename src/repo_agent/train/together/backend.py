@@ -55,7 +55,7 @@ def train_together(
     allowed, where nobody agrees to it, and where `out` exists or a job for it is under way and `resume` is off.
     Whatever ends it early, `resume` continues.
     """
-    _refuse_method(config)
+    refuse_method(config)
     folder = JobFolder(out)
     if out.exists():
         if resume and folder.exists and is_of(out, folder.read()):  # killed when nothing was left to do but this
@@ -88,7 +88,7 @@ def train_together(
         return fetch(run.client, folder, run.job, source, follower, last, out)
 
 
-def _refuse_method(config: TrainConfig) -> None:
+def refuse_method(config: TrainConfig) -> None:
     """Raise UserError for what Together does not do, and for what cannot be compared before it is billed where nobody
     has agreed to that."""
     if config.method == "grpo":
