@@ -353,6 +353,40 @@ def test_so_does_the_clock_of_one_test(work: str, code: int) -> None:
     assert ended.returncode == code
 
 
+HOLDS = """
+import sys, time
+from pathlib import Path
+from repo_agent.sandbox import workspace
+workspace._UNLOCKED_SECONDS = 0.0
+with workspace.Workspace({"m.py": ""}) as made:
+    print(made.root, flush=True)
+    if len(sys.argv) > 1:
+        time.sleep(60)
+"""
+
+
+def test_what_a_killed_process_leaves_goes_with_the_next_one(tmp_path):
+    """And what another one holds, or belongs to nobody of ours, stays."""
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    start = [sys.executable, "-c", HOLDS]
+    with (
+        subprocess.Popen([*start, "stay"], env=environment, stdout=subprocess.PIPE, text=True) as one,
+        subprocess.Popen([*start, "stay"], env=environment, stdout=subprocess.PIPE, text=True) as other,
+    ):
+        assert one.stdout is not None and other.stdout is not None
+        killed, held = (Path(process.stdout.readline().strip()) for process in (one, other))
+        (tmp_path / "repo-agent-runs").mkdir()
+        (tmp_path / "repo-agent-run-link").symlink_to("/")
+        one.kill()
+        one.wait()
+        assert killed.is_dir()
+        time.sleep(0.1)
+        subprocess.run(start, env=environment, check=True, stdout=subprocess.DEVNULL)
+        left = {held.name, "repo-agent-runs", "repo-agent-run-link"}
+        assert {path.name for path in tmp_path.iterdir()} == left and (held / "m.py").is_file()
+        other.kill()
+
+
 FORKS = "import os\nfor _ in range(3): os.fork()\nwhile True: pass\n"
 UNCOUNTED = """import os, signal, time
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)

@@ -30,7 +30,7 @@ from typing import Any
 
 from repo_agent.errors import UserError
 from repo_agent.sandbox.child.metadata import CALLS
-from repo_agent.sandbox.workspace import clear
+from repo_agent.sandbox.workspace import FIRST_UID, own_folder
 
 CHILD = Path(__file__).with_name("child")
 LAYERS = ("bubblewrap", "namespaces", "subreaper")
@@ -38,7 +38,6 @@ UNSAFE = "unsafe-local"
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/localtime", "/etc/alternatives", "/etc/ssl/openssl.cnf")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
-FIRST_UID = 2**30
 INSIDE, SMALL, SMALL_BYTES = "/repo-agent", ("/tmp", "/dev/shm"), 16 * 2**20
 """In bubblewrap: the scratch folder, and two more folders in memory."""
 ALONE = ("CAP_SETUID", "CAP_SETGID")
@@ -124,11 +123,8 @@ def planned(layer: Isolation, python: Interpreter, disk_bytes: int, warm: bool =
             command = (*_bubblewrap(python, uid, ALONE, one, disk_bytes), *_drop(uid, python, hidden=True), *child)
             yield replace(own, command=command)
         return
-    scratch = Path(tempfile.mkdtemp(prefix="repo-agent-")).resolve()
-    try:
+    with own_folder() as scratch:
         yield _on_this_machine(layer, python, child, uid, str(scratch))
-    finally:
-        clear(scratch)
 
 
 def _on_this_machine(

@@ -1,18 +1,27 @@
-"""A task's files in a temporary folder: what a model works on."""
+"""Temporary folders that leave nothing behind, and a task's files in one: what a model works on."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import functools
 import hashlib
 import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 
 from repo_agent.messages import digest
+
+PREFIX = "repo-agent-run-"
+FIRST_UID = 2**30
+"""Of runs that root starts: each has a user id of its own, from here on."""
+_UNLOCKED_SECONDS = 60.0
+"""A folder is younger than this while its process has not locked it yet."""
 
 Files = Mapping[str, str | bytes]
 """Path relative to a root, with `/` → text, or bytes where the file is not UTF-8."""
@@ -30,18 +39,64 @@ class Workspace:
         self._files = files
 
     def __enter__(self) -> Workspace:
-        self.root = Path(tempfile.mkdtemp(prefix="repo-agent-")).resolve()
+        self._own = own_folder()
+        self.root = self._own.__enter__()
         put_files(self.root, self._files)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        clear(self.root)
+        self._own.__exit__(kind, error, trace)
 
     def digest(self) -> str:
         """Hash of every file's path and bytes: equal exactly where the workspaces are."""
         return digest({name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in regular_files(self.root)})
+
+
+@contextlib.contextmanager
+def own_folder() -> Iterator[Path]:
+    """A temporary folder that goes at the end, whatever is in it; where this process is killed before, with the next
+    process that makes one there.
+
+    It is locked while this process lives, which also holds between containers that share a folder.
+    """
+    near = tempfile.gettempdir()
+    _clear_abandoned(near)
+    root = Path(tempfile.mkdtemp(prefix=PREFIX, dir=near)).resolve()
+    try:
+        with _opened(root) as handle:
+            with contextlib.suppress(OSError):  # a file system without locks; then nobody can take it for abandoned
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield root
+    finally:
+        clear(root)
+
+
+@functools.cache
+def _clear_abandoned(near: str) -> None:
+    """Take away the folders of processes that have been killed."""
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(near):
+            with contextlib.suppress(OSError):
+                if entry.name.startswith(PREFIX) and _is_ours(entry.stat(follow_symlinks=False)):
+                    with _opened(Path(entry.path)) as handle:
+                        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        clear(Path(entry.path))
+
+
+def _is_ours(state: os.stat_result) -> bool:
+    mine = state.st_uid == os.geteuid() or (os.geteuid() == 0 and state.st_uid >= FIRST_UID)
+    return mine and time.time() - state.st_ctime > _UNLOCKED_SECONDS
+
+
+@contextlib.contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
 
 
 def put_files(root: Path, files: Files) -> None:
