@@ -113,7 +113,7 @@ def world() -> Iterator[World]:
             if kind == socket.SOCK_STREAM:
                 listener.listen()
         (folder / "socket").chmod(0o777)
-        victim = subprocess.Popen(["sleep", "600"])
+        victim = subprocess.Popen(["sleep", "infinity"])
         stack.callback(victim.wait)
         stack.callback(victim.kill)
         yield World(
