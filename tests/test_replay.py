@@ -7,6 +7,7 @@ import shlex
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from test_cli import run as cli
 from test_record import Recorder, play, two_reads
 from upstream import upstream
 
+from repo_agent.data.pair_build import PairOptions, make_pairs
 from repo_agent.errors import UserError
 from repo_agent.evaluate.arms import load_arm
 from repo_agent.evaluate.commands import eval_command
@@ -92,6 +94,24 @@ def test_every_recorded_call_gives_what_it_gave(tmp_path: Path, teacher: Path) -
     assert after_a_write
     classes = Counter(t.turn_class for trace in read_traces([tmp_path / "out"])[0] for t in trace.turns)
     assert classes["final"] and classes["ok"] and not classes["infra_error"] and not classes["early_final"]
+
+
+def test_what_its_context_holds_already_is_preferred_to_nothing(tmp_path: Path, teacher: Path, tiny_base: Path) -> None:
+    """A model that says the last call once more, or half a call: valid, executed, and no news."""
+
+    def parrot(body: dict[str, Any], seen: int) -> dict[str, Any]:
+        before = [message["content"] for message in body["messages"] if message["role"] == "assistant"]
+        return said(before[-1] if before and body["seed"] % 2 else BAD)
+
+    with FaultServer(parrot) as server:
+        run_replay(options([teacher], tmp_path / "again", server, samples=2))
+    classes = Counter(turn.turn_class for trace in read_traces([tmp_path / "again"])[0] for turn in trace.turns)
+    assert classes["ok"] > 20 < classes["missing_arg"]
+    given = PairOptions([tmp_path / "again"], tokenizer=str(tiny_base), no_split=True)
+    with pytest.raises(UserError, match=r"no pair is left of .* no_chosen"):
+        make_pairs(given, None)
+    counts = make_pairs(replace(given, paths=[tmp_path / "again", teacher]), None)
+    assert counts["chosen"]["other"] > 20
 
 
 def test_contexts_are_few_different_and_the_same_each_time(tmp_path: Path, teacher: Path) -> None:

@@ -7,7 +7,7 @@ from itertools import zip_longest
 
 from msgspec.structs import replace
 
-from repo_agent.messages import Message, key_of
+from repo_agent.messages import Message, ToolCall, key_of
 from repo_agent.protocols import PROTOCOLS, Protocol, protocol_named
 from repo_agent.tools.files import default_registry
 from repo_agent.tools.registry import Registry, ToolResult
@@ -56,7 +56,7 @@ def classify(trace: Trace, registry: Registry) -> list[Verdict]:
     verdicts = []
     protocol = _protocol(trace)
     older, ours = trace.shape == "older", trace.source == "loop"
-    any_call, seen = not ours and _called_before(trace, protocol, registry), 0
+    any_call, seen = not ours and bool(called_before(trace, registry)), 0
     for turn, following in zip_longest(trace.turns, trace.turns[1:]):
         if not ours:
             any_call = any_call or any(map(_tells_of_call, turn.messages[seen : turn.at]))
@@ -83,10 +83,15 @@ def classify(trace: Trace, registry: Registry) -> list[Verdict]:
     return verdicts
 
 
-def _called_before(trace: Trace, protocol: Protocol | None, registry: Registry) -> bool:
-    """Whether a call is in the text of what was said before the first turn."""
+def called_before(trace: Trace, registry: Registry) -> list[ToolCall]:
+    """The calls in what was said before the first turn: of a replay, those of the rollout that it was taken from."""
     said = [message for message in (trace.turns[0].context if trace.turns else ()) if message.role == "assistant"]
-    return protocol is not None and any(protocol.parse(one.content, registry.specs).call for one in said)
+    protocol = _protocol(trace)
+    found: list[ToolCall] = []
+    for message in said:
+        read = protocol.parse(message.content, registry.specs) if protocol and not message.tool_calls else Parsed()
+        found += [*message.tool_calls, *(one.call for one in (read, *read.each) if one.call)]
+    return found
 
 
 def _tells_of_call(message: Message) -> bool:

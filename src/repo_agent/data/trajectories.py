@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from repo_agent.data.classify import classify
+from repo_agent.data.classify import called_before, classify
 from repo_agent.data.rerender import RERENDERED, homeless, rerendered
 from repo_agent.messages import Message, ToolCall, key_of
 from repo_agent.protocols.contract import Contract
@@ -51,7 +51,7 @@ class Label(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     last: bool
     """Whether the rollout, or another agent's exchange with its user, ends with this turn."""
     repeats: bool
-    """Whether the same call was made earlier in the rollout, with no write between."""
+    """Whether the same call was made earlier in the conversation, with no write between."""
     after_bad: bool
     """Whether the turn before was a bad one, so that this one recovers, or fails again."""
     raw_unknown: bool
@@ -152,7 +152,8 @@ def trajectories_of(
     foreign = rerender and (own.hash != ours.hash or _is_foreign(trace))
     verdicts = classify(trace, registry)
     turns, verdicts = rerendered(trace, registry, verdicts) if foreign else (list(trace.turns), verdicts)
-    labels = _labels(turns, verdicts, trace.source != "loop")
+    repeats = _repeats(called_before(trace, registry), verdicts)
+    labels = _labels(turns, verdicts, repeats, trace.source != "loop")
     run, name = _provenance(trace)
     found: list[Trajectory] = []
     for _, group in groupby(zip(turns, labels, strict=True), key=lambda pair: id(pair[0].messages)):
@@ -179,8 +180,7 @@ def _is_foreign(trace: Trace) -> bool:
     return trace.source != "loop" or trace.shape == "older"
 
 
-def _labels(turns: Sequence[Turn], verdicts: Sequence[Verdict], foreign: bool) -> list[Label]:
-    repeats = _repeats(verdicts)
+def _labels(turns: Sequence[Turn], verdicts: Sequence[Verdict], repeats: Sequence[bool], foreign: bool) -> list[Label]:
     labels, after_bad = [], False
     for turn, verdict, repeat in zip(turns, verdicts, repeats, strict=True):
         turn_class = verdict.turn_class or "ok"
@@ -209,16 +209,20 @@ def _labels(turns: Sequence[Turn], verdicts: Sequence[Verdict], foreign: bool) -
     return labels
 
 
-def _repeats(verdicts: Iterable[Verdict]) -> list[bool]:
+def _repeats(before: Sequence[ToolCall], verdicts: Iterable[Verdict]) -> list[bool]:
+    """`before`: the calls in what was said before the first turn; how they fared is not asked."""
     seen: set[bytes] = set()
     repeats = []
-    for verdict in verdicts:
-        keys = [key_of([call.name, call.args]) for call in verdict.calls]
+    for calls, ran in [
+        *(((call,), True) for call in before),
+        *((one.calls, one.turn_class == "ok") for one in verdicts),
+    ]:
+        keys = [key_of([call.name, call.args]) for call in calls]
         repeats.append(bool(keys) and seen.issuperset(keys))
-        if verdict.turn_class == "ok" and not all(_READS.match(call.name) for call in verdict.calls):
+        if ran and not all(_READS.match(call.name) for call in calls):
             seen.clear()
         seen.update(keys)
-    return repeats
+    return repeats[len(before) :]
 
 
 def _homeless(trajectory: Trajectory) -> Trajectory:
