@@ -400,11 +400,11 @@ while True:
 
 @pytest.mark.parametrize("spin", [FORKS, UNCOUNTED], ids=["forks", "children that nobody waits for"])
 def test_what_a_run_takes_from_itself_does_not_extend_its_wall(layer, spin):
-    job = replace(JOB, command=("python", "-c", spin), bounds=Bounds(wall_seconds=2.0))
+    job = replace(JOB, command=("python", "-c", spin), bounds=Bounds(wall_seconds=4.0))
     with one_processor(0):
         began = time.monotonic()
         assert judge(GOOD, job, layer).outcome == "timed_out"
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 20  # beside three busy programs it would be 16
     assert leftovers() == []
 
 
