@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from repo_agent.sandbox import warm
@@ -498,7 +498,18 @@ class Finding:
 
 
 def attacked(name: str, layer: Isolation) -> Finding:
-    """Run an attack in a test, and look at its effects."""
+    """Run an attack in a test, and look at its effects.
+
+    Where only the machine as a whole was found worse, another program may have done that: it counts if it is so again.
+    """
+    found, of_machine = _attacked(name, layer)
+    if of_machine and not found.why:
+        found, of_machine = _attacked(name, layer)
+    return replace(found, why="; ".join([*([found.why] if found.why else []), *of_machine]))
+
+
+def _attacked(name: str, layer: Isolation) -> tuple[Finding, list[str]]:
+    """What was found of the run, and of the machine."""
     attack = ATTACKS[name]
     os.environ["OPENAI_API_KEY"] = "attack-key"
     with world() as around, Pulse() as pulse, scratch() as folder:
@@ -521,11 +532,11 @@ def attacked(name: str, layer: Isolation) -> Finding:
         faults.append(f"{result.outcome}: {result.output.splitlines()[-1]}")
     left = leftovers()
     faults += [f"{len(left)} processes left"] if left else []
-    faults += [f"the machine stood still for {pulse.gap:.1f} s"] if pulse.gap > 20 else []
-    faults += [f"{pulse.taken() / 2**30:.1f} GiB of memory taken"] if pulse.taken() > 3 * 2**30 else []
-    faults += ["the disk filled"] if disk - shutil.disk_usage("/tmp").free > 2**30 else []
+    of_machine = [f"the machine stood still for {pulse.gap:.1f} s"] if pulse.gap > 20 else []
+    of_machine += [f"{pulse.taken() / 2**30:.1f} GiB of memory taken"] if pulse.taken() > 3 * 2**30 else []
+    of_machine += ["the disk filled"] if disk - shutil.disk_usage("/tmp").free > 2**30 else []
     faults += [f"took {seconds:.0f} s"] if seconds > PATIENCE * BOUNDS.wall_seconds + 30 else []
     for pid in left:
         with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGKILL)
-    return Finding("; ".join(faults), result.outcome, seconds)
+    return Finding("; ".join(faults), result.outcome, seconds), of_machine
