@@ -353,6 +353,18 @@ def test_so_does_the_clock_of_one_test(work: str, code: int) -> None:
     assert ended.returncode == code
 
 
+def test_an_interpreter_may_be_called_by_a_way_that_goes_up(layer, monkeypatch, tmp_path):
+    """`../.venv/bin/python`, as from a folder of the project, which is not there inside."""
+    way = os.path.join(tmp_path, os.path.relpath(sys.executable, tmp_path))
+    assert judge(GOOD, replace(JOB, python=way), layer).outcome == "passed"
+    monkeypatch.setattr(sys, "executable", way)
+    isolate.interpreter.cache_clear()
+    try:
+        assert judge(GOOD, JOB, layer).outcome == "passed"
+    finally:
+        isolate.interpreter.cache_clear()
+
+
 HOLDS = """
 import sys, time
 from pathlib import Path

@@ -273,7 +273,8 @@ def _numbers(names: tuple[str, ...]) -> dict[str, int]:
 def interpreter(path: str = "") -> Interpreter:
     """The Python at `path`, or ours. Raises UserError for one that does not start or has no pytest."""
     if not path:
-        return Interpreter(sys.executable, _folders(sys.executable, sys.prefix, sys.base_prefix))
+        ours = os.path.abspath(sys.executable)  # a `..` in it would lead nowhere inside
+        return Interpreter(ours, _folders(ours, sys.prefix, sys.base_prefix))
     asked = "import json, sys, pytest; print(json.dumps([sys.prefix, sys.base_prefix]))"
     try:
         done = subprocess.run([path, "-c", asked], capture_output=True, text=True, timeout=60, check=False)
@@ -281,7 +282,8 @@ def interpreter(path: str = "") -> Interpreter:
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         remedy = "Give the path of a Python 3 that has pytest"
         raise UserError("this Python does not run pytest", path, remedy) from error
-    return Interpreter(path, _folders(path, *prefixes))
+    found = os.path.abspath(shutil.which(path) or path)
+    return Interpreter(found, _folders(found, *prefixes))
 
 
 def _folders(executable: str, *prefixes: str) -> tuple[str, ...]:
