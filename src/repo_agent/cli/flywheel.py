@@ -120,7 +120,8 @@ def _fault(root: Any, words: Sequence[str]) -> str:
     try:
         given = root.commands[words[0]].make_context(words[0], list(words[1:])).params
         if words[0] == "train":
-            settings, _ = settings_of(given), backend_named(given["backend"])
+            backend_named(given["backend"])
+            settings = settings_of(given)
             if given["backend"] == "together":
                 from repo_agent.train.together.backend import refuse_method
 
