@@ -353,6 +353,13 @@ def test_so_does_the_clock_of_one_test(work: str, code: int) -> None:
     assert ended.returncode == code
 
 
+def test_an_interpreter_may_be_a_link_from_elsewhere(tmp_path):
+    (tmp_path / "python").symlink_to(os.path.realpath(sys.executable))
+    inside = isolate.interpreter(sys.executable)
+    placed = isolate._placed(str(tmp_path / "python"), sys.base_prefix, sys.base_prefix)
+    assert placed.path == os.path.realpath(sys.executable) and set(placed.folders) <= set(inside.folders)
+
+
 def test_an_interpreter_may_be_called_by_a_way_that_goes_up(layer, monkeypatch, tmp_path):
     """`../.venv/bin/python`, as from a folder of the project, which is not there inside."""
     way = os.path.join(tmp_path, os.path.relpath(sys.executable, tmp_path))
@@ -381,12 +388,13 @@ def test_what_a_killed_process_leaves_goes_with_the_next_one(tmp_path):
     """And what another one holds, or belongs to nobody of ours, stays."""
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     start = [sys.executable, "-c", HOLDS]
-    with (
-        subprocess.Popen([*start, "stay"], env=environment, stdout=subprocess.PIPE, text=True) as one,
-        subprocess.Popen([*start, "stay"], env=environment, stdout=subprocess.PIPE, text=True) as other,
-    ):
-        assert one.stdout is not None and other.stdout is not None
-        killed, held = (Path(process.stdout.readline().strip()) for process in (one, other))
+    with contextlib.ExitStack() as stack:
+        begun = []
+        for _ in range(2):  # the second once the first holds its folder
+            asked = {"env": environment, "stdout": subprocess.PIPE, "text": True}
+            process = stack.enter_context(subprocess.Popen([*start, "stay"], **asked))
+            begun.append((process, Path(process.stdout.readline().strip())))
+        (one, killed), (other, held) = begun
         (tmp_path / "repo-agent-runs").mkdir()
         (tmp_path / "repo-agent-run-link").symlink_to("/")
         one.kill()

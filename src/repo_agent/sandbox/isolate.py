@@ -273,8 +273,7 @@ def _numbers(names: tuple[str, ...]) -> dict[str, int]:
 def interpreter(path: str = "") -> Interpreter:
     """The Python at `path`, or ours. Raises UserError for one that does not start or has no pytest."""
     if not path:
-        ours = os.path.abspath(sys.executable)  # a `..` in it would lead nowhere inside
-        return Interpreter(ours, _folders(ours, sys.prefix, sys.base_prefix))
+        return _placed(sys.executable, sys.prefix, sys.base_prefix)
     asked = "import json, sys, pytest; print(json.dumps([sys.prefix, sys.base_prefix]))"
     try:
         done = subprocess.run([path, "-c", asked], capture_output=True, text=True, timeout=60, check=False)
@@ -282,16 +281,19 @@ def interpreter(path: str = "") -> Interpreter:
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         remedy = "Give the path of a Python 3 that has pytest"
         raise UserError("this Python does not run pytest", path, remedy) from error
-    found = os.path.abspath(shutil.which(path) or path)
-    return Interpreter(found, _folders(found, *prefixes))
+    return _placed(shutil.which(path) or path, *prefixes)
 
 
-def _folders(executable: str, *prefixes: str) -> tuple[str, ...]:
-    """Where an interpreter lies, links followed and not, without what the system folders hold already."""
+def _placed(executable: str, *prefixes: str) -> Interpreter:
+    """An interpreter by a path that is there inside too: without `..`, and without a link from elsewhere; its folders,
+    links followed and not, without what the system folders hold already."""
+    plain, real = os.path.abspath(executable), os.path.realpath(executable)
     places = [*prefixes, *map(os.path.realpath, prefixes)]
-    if not any(os.path.realpath(executable).startswith(place + os.sep) for place in places):
-        places.append(os.path.dirname(os.path.realpath(executable)))
-    kept = [
-        place for place in dict.fromkeys(places) if not (place + os.sep).startswith(tuple(s + os.sep for s in SYSTEM))
-    ]
-    return tuple(kept)
+    if not _below(real, places):
+        places.append(os.path.dirname(real))
+    kept = tuple(place for place in dict.fromkeys(places) if not _below(place + os.sep, SYSTEM))
+    return Interpreter(plain if _below(plain, [*places, *SYSTEM]) else real, kept)
+
+
+def _below(path: str, places: Sequence[str]) -> bool:
+    return path.startswith(tuple(place + os.sep for place in places))
