@@ -30,15 +30,25 @@ class _Mark(NamedTuple):
     state: Sequence[object] | None
 
 
-_EARLY: dict[ModuleType | type, tuple[Mapping[str, Any], list[_Mark]]] = {}
+class _Noted(NamedTuple):
+    """All that was noted of one module or class, and every name that it had."""
+
+    names: Mapping[str, Any]
+    marks: Sequence[_Mark]
+    codes: frozenset[object]
+
+
+_EARLY: dict[ModuleType | type, _Noted] = {}
 
 
 def note_early(roots: Collection[str]) -> None:
     """Note these packages once for all runs that this process forks. A run takes over what is as it was."""
     noted = Marks(lambda _: None, lambda *_: False)
     noted.note_modules(roots)
+    marks: dict[ModuleType | type, list[_Mark]] = {}
     for mark in noted.marks:
-        _EARLY.setdefault(mark.owner, (dict(mark.space), []))[1].append(mark)
+        marks.setdefault(mark.owner, []).append(mark)
+    _EARLY.update((owner, _Noted(dict(vars(owner)), those, _codes(those))) for owner, those in marks.items())
 
 
 class Marks:
@@ -95,20 +105,35 @@ class Marks:
                     self._fail(f"{owner.__name__} got {name}")
 
     def _note(self, owner: Any, is_noted: Callable[[Any, str, object], bool]) -> None:
-        names, marks = _EARLY.get(owner, (None, []))
-        if names != vars(owner):
-            parts = [(name, value) for name, value in vars(owner).items() if is_noted(owner, name, value)]
-            marks = [_Mark(owner, vars(owner), name, value, state_of(value)) for name, value in parts]
+        early = _EARLY.get(owner)
+        if early is not None and early.names == vars(owner):
+            self.marks += early.marks
+            self._codes |= early.codes
+            return
+        parts = [(name, value) for name, value in vars(owner).items() if is_noted(owner, name, value)]
+        marks = [_Mark(owner, vars(owner), name, value, state_of(value)) for name, value in parts]
         self.marks += marks
-        self._codes.update(mark.state[0] for mark in marks if mark.state)
+        self._codes |= _codes(marks)
 
     def _compare(self, marks: Sequence[_Mark]) -> None:
         for mark in marks:
-            now = mark.space.get(mark.name)
-            if now is mark.value and (mark.state is None or same(mark.state, state_of(now))):
-                continue
+            _, space, name, value, state = mark
+            now = space.get(name)
+            if now is value:
+                if state is None:
+                    continue
+                if type(now) is FunctionType and len(state) == 2:  # most are, and every run asks for thousands
+                    code, defaults = state
+                    if now.__code__ is code and now.__defaults__ is defaults and not now.__kwdefaults__:
+                        continue
+                if same(state, state_of(now)):
+                    continue
             if code_of(now) not in self._legacy and not self._is_own(now, mark.name):
                 self._fail(f"{mark.owner.__name__}.{mark.name} was replaced")
+
+
+def _codes(marks: Sequence[_Mark]) -> frozenset[object]:
+    return frozenset(mark.state[0] for mark in marks if mark.state)
 
 
 def _is_of_module(module: ModuleType, name: str, value: object) -> bool:

@@ -35,8 +35,16 @@ SLOTS: tuple[Any, ...] = (type(object.__eq__), type(vars(dict)["__contains__"]))
 MOST_ELEMENTS = 1_000_000
 _mro: Callable[[type], tuple[type, ...]] = type.__dict__["__mro__"].__get__
 """What a metaclass cannot change."""
+_EARLY: dict[str, set[types.CodeType]] = {}
 FOREIGN, INNER, PLAIN = "foreign", "inner", "plain"
 """Of a class: the model's own comparison; a library's, whose elements decide; none, or the task's."""
+
+
+def read_early(kinds: Collection[type]) -> None:
+    """Read the files of these library classes' methods once for all runs that this process forks."""
+    for method in [vars(kind)[name] for kind in kinds for name in METHODS if name in vars(kind)]:
+        if isinstance(method, types.FunctionType) and method.__code__.co_filename not in _EARLY:
+            _EARLY[method.__code__.co_filename] = _compiled(method.__code__.co_filename)
 
 
 class _Nothing:
@@ -50,7 +58,7 @@ class Origins:
         self._work, self._pristine, self._comparing = work, frozenset(pristine), frozenset(comparing)
         self._kinds: dict[type, str] = dict.fromkeys(CONTAINERS, INNER)
         self._noted: set[types.CodeType] = set()
-        self._files: dict[str, set[types.CodeType]] = {}
+        self._files = dict(_EARLY)
         self._approx: type | None = None
         self._owned: dict[int, object] = {}
 

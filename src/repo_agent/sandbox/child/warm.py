@@ -14,13 +14,17 @@ has hung up on all of them, and on this process.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import ctypes
+import enum
 import fcntl
+import fractions
 import gc
 import importlib
 import json
 import os
+import pathlib
 import select
 import signal
 import socket
@@ -31,6 +35,7 @@ from typing import Any, NoReturn
 from repo_agent.sandbox.child import guard, tests, work  # noqa: F401
 from repo_agent.sandbox.child.confine import checked
 from repo_agent.sandbox.child.marks import note_early
+from repo_agent.sandbox.child.origin import read_early
 from repo_agent.sandbox.child.reap import PR_SET_PDEATHSIG
 
 NEW_MOUNTS, NEW_CGROUP, NEW_NAME, NEW_IPC = 0x00020000, 0x02000000, 0x04000000, 0x08000000
@@ -45,14 +50,20 @@ CAPABILITIES, MOST_CAPABILITIES = 0x20080522, 64
 """The version of capset(2), and more capabilities than there are."""
 PYTHONS = (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ)
 """What Python handles or ignores from its start on."""
+LATER = ("_pytest._argcomplete", "readline", "pdb")
+"""What pytest loads when it runs."""
+ANSWERING = (pathlib.PurePath, collections.Counter, collections.OrderedDict, fractions.Fraction, enum.Flag)
+"""Classes, written in Python, of values that tests often compare."""
 BEGUN = b"begun"
 
 
 def serve(control_fd: int) -> NoReturn:
     """Fork on every message until the host hangs up."""
-    for name in guard.plugins():
-        importlib.import_module(name)
+    for name in (*guard.plugins(), *LATER):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
     note_early(guard.WATCHED)
+    read_early(ANSWERING)
     gc.collect()
     gc.freeze()  # no run's collector has to look through what is loaded here
     control = socket.socket(fileno=control_fd)
