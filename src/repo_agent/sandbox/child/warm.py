@@ -19,7 +19,6 @@ import contextlib
 import ctypes
 import enum
 import fcntl
-import fractions
 import gc
 import importlib
 import json
@@ -50,9 +49,9 @@ CAPABILITIES, MOST_CAPABILITIES = 0x20080522, 64
 """The version of capset(2), and more capabilities than there are."""
 PYTHONS = (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ)
 """What Python handles or ignores from its start on."""
-LATER = ("_pytest._argcomplete", "readline", "pdb")
-"""What pytest loads when it runs."""
-ANSWERING = (pathlib.PurePath, collections.Counter, collections.OrderedDict, fractions.Fraction, enum.Flag)
+LATER = ("_pytest._argcomplete", "pdb")
+"""What every pytest loads when it runs."""
+ANSWERING = (pathlib.PurePath, collections.Counter, collections.OrderedDict, enum.Flag)
 """Classes, written in Python, of values that tests often compare."""
 BEGUN = b"begun"
 
