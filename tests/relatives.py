@@ -22,6 +22,7 @@ from forgeries import (
 )
 
 NP = "import numpy as np\n"
+MATCHES = _one("assert re.fullmatch('yes', f(1))", "import re\n")
 LIARS = {
     "quotient, the other way": Forgery(
         "class D:\n    __rtruediv__ = lambda s, o: 1.0\ndef f(x):\n    return D()\n", test=_one("assert 4 / f(4) == 1")
@@ -141,6 +142,19 @@ CHANGED = {
     "defaults of np.allclose": Forgery(
         "import numpy as np\nnp.allclose.__wrapped__.__defaults__ = (9e9, 9e9, False)\n" + WRONG,
         test=_one("assert np.allclose(f(1), 1)", NP),
+    ),
+    "code of re.fullmatch": Forgery(
+        "import re\nre.fullmatch.__code__ = (lambda pattern, string, flags=0: True).__code__\ndef f(x):\n    return ''\n",
+        test=MATCHES,
+    ),
+    "defaults of re.fullmatch": Forgery(
+        "import re\nre.fullmatch.__defaults__ = (re.IGNORECASE,)\ndef f(x):\n    return 'YES'\n", test=MATCHES
+    ),
+    "code that unittest calls": Forgery(
+        "import unittest\nunittest.TestCase.fail.__code__ = (lambda s, m=None: None).__code__\n" + WRONG,
+        test=UNITTEST.replace("self.assertIn(f(2), [2])", "f(2) == 2 or self.fail()").replace(
+            "self.assertEqual(f(1), 1)", "pass"
+        ),
     ),
     "approx's tolerance": Forgery(
         "import pytest\nfor c in type(pytest.approx(1)).__mro__:\n    if hasattr(c, 'DEFAULT_ABSOLUTE_TOLERANCE'): c.DEFAULT_ABSOLUTE_TOLERANCE = 9e9\n"
