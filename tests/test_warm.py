@@ -21,6 +21,7 @@ from attacks import children, leftovers, servers
 from repo_agent.errors import InfraError
 from repo_agent.sandbox import canary, results, warm
 from repo_agent.sandbox.child import marks
+from repo_agent.sandbox.child.guard import WATCHED
 from repo_agent.sandbox.grade import grade_now
 from repo_agent.sandbox.isolate import Isolation
 from repo_agent.sandbox.job import TestJob
@@ -171,6 +172,21 @@ def test_what_a_run_changes_in_python_is_not_there_in_the_next() -> None:
         "assert 'LEFT' not in os.environ and 'left' not in sys.modules and '/left' not in sys.path\n"
         "assert json.loads('1') == 1 and not math.isclose(1, 2) and os.umask(18) != 0"
     )
+
+
+def test_early_marks_are_those_that_a_run_would_make(monkeypatch: pytest.MonkeyPatch) -> None:
+    def noted() -> marks.Marks:
+        found = marks.Marks(lambda _: None, lambda *_: False)
+        found.note_modules(WATCHED)
+        return found
+
+    monkeypatch.setattr(marks, "_EARLY", {})
+    alone = noted()
+    marks.note_early(WATCHED)
+    assert len(marks._EARLY) > 100
+    early = noted()
+    assert [mark[2:] for mark in early.marks] == [mark[2:] for mark in alone.marks]
+    assert all(early.has_code(mark.state[0]) for mark in alone.marks if mark.state)
 
 
 def test_what_has_changed_since_the_early_marks_is_noted_anew(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,7 @@ class Marks:
         modules = {name: module for name, module in found.items() if isinstance(module, ModuleType)}
         self._modules |= modules
         seen: set[type] = set()
-        for module in modules.values():
+        for module in dict.fromkeys(modules.values()):  # os.path has two names
             self._note(module, _is_of_module)
             for value in list(vars(module).values()):
                 if isinstance(value, type) and value.__module__.split(".")[0] in roots and value not in seen:
