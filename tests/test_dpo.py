@@ -14,7 +14,7 @@ from test_training_run import in_a_process, in_two_processes
 from repo_agent.chat.render import Renderer
 from repo_agent.chat.tokenizer import load_tokenizer
 from repo_agent.chat.weights import load_weights, with_adapter
-from repo_agent.data.dataset import line_of
+from repo_agent.data.dataset import line_of, sha256_of
 from repo_agent.data.pair_set import FORMAT, read_pairs
 from repo_agent.data.pair_tokens import TokenPair, pair_rows
 from repo_agent.errors import InfraError, UserError
@@ -66,6 +66,7 @@ def write_pairs(folder: Path, base: Path, contract: Any = CONTRACT, tasks: int =
     tools = Renderer(load_tokenizer(str(base)), contract.printed_tools)
     record = {"format": FORMAT, "contract": contract.hash, "protocol": contract.protocol, "tools": contract.tools}
     record |= {"split": None, "tokenizer": {"fingerprint": tools.fingerprint()}, "counts": {"prompts": {"equal": 9}}}
+    record["files"] = {"pairs.jsonl": sha256_of(folder / "pairs.jsonl")}
     (folder / "pairs.json").write_text(json.dumps(record | more))
     return folder
 

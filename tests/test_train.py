@@ -17,7 +17,7 @@ from repo_agent.chat.render import Renderer
 from repo_agent.chat.tokenizer import load_tokenizer
 from repo_agent.chat.tokens import Span, Tokens, ids_hash
 from repo_agent.cli.training import _how_to_go_on
-from repo_agent.data.dataset import FORMAT, Dataset, line_of, read_dataset, trajectory_record
+from repo_agent.data.dataset import FORMAT, Dataset, line_of, read_dataset, sha256_of, trajectory_record
 from repo_agent.data.tokens import training_rows
 from repo_agent.data.trajectories import Dropped, Label, Trajectory, steps
 from repo_agent.errors import InfraError, Stopped, UserError
@@ -80,6 +80,7 @@ def write_dataset(folder: Path, found: list[Trajectory]) -> Path:
     (folder / "trajectories.jsonl").write_bytes(b"".join(line_of(trajectory_record(one)) for one in found))
     record = {"format": FORMAT, "contract": CONTRACT.hash, "protocol": CONTRACT.protocol, "tools": CONTRACT.tools}
     record["prompts"] = [{"hash": text_hash(SYSTEM), "rows": 1, "text": SYSTEM}]
+    record["files"] = {"trajectories.jsonl": sha256_of(folder / "trajectories.jsonl")}
     (folder / "dataset.json").write_text(json.dumps(record))
     return folder
 

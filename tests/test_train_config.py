@@ -9,9 +9,9 @@ from test_train import trajectory, write_dataset
 
 from repo_agent.errors import UserError
 from repo_agent.train.config import TrainConfig, make_config
-from repo_agent.train.local import train
+from repo_agent.train.local import identity, train
 from repo_agent.train.plan import plan
-from repo_agent.train.prepare import prepare
+from repo_agent.train.prepare import origin, prepare
 from repo_agent.train.presets import Size, resolve, steps, warnings
 
 SMALL, LARGE = Size(135_000_000, 50, 16_000), Size(7_600_000_000, 4_000, 1_600_000)
@@ -78,3 +78,19 @@ def test_a_dry_run_promises_what_the_run_then_does(tiny_base: Path, tmp_path: Pa
     assert len(planned.eval_tasks) == 2 and not {*planned.eval_tasks} & {*record.train_tasks}
     assert planned.memory is not None and planned.memory.weights == 4 * (planned.parameters or 0)
     assert planned.seconds is not None and planned.usd == pytest.approx(planned.seconds, abs=0.01)
+
+
+def test_rows_that_were_edited_are_another_dataset_and_that_is_said(tiny_base: Path, tmp_path: Path) -> None:
+    dataset, config = tmp_path / "set", TrainConfig(base=str(tiny_base), epochs=1, step_tokens=120)
+    write_dataset(dataset, [trajectory(n, 3) for n in range(4)])
+    made = prepare(dataset, config)
+    assert not any("edited" in line for line in made.warnings(100))
+    rows = dataset / "trajectories.jsonl"
+    rows.write_text(rows.read_text().replace("def f()", "def g()"))
+    edited = prepare(dataset, config)
+    assert edited.size == made.size and identity(edited) != identity(made)
+    assert any("edited" in line for line in edited.warnings(100))
+    assert (
+        origin(edited.dataset, config, made.renderer)["dataset"]
+        != origin(made.dataset, config, made.renderer)["dataset"]
+    )

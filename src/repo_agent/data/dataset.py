@@ -20,7 +20,7 @@ import msgspec
 
 from repo_agent.data.trajectories import Dropped, Label, Trajectory
 from repo_agent.errors import UserError
-from repo_agent.messages import Message, ToolCall
+from repo_agent.messages import Message, ToolCall, digest
 from repo_agent.protocols.contract import Contract
 
 RECORD, TRAJECTORIES, DROPPED, FUNNEL = "dataset.json", "trajectories.jsonl", "dropped.jsonl", "funnel.json"
@@ -39,6 +39,11 @@ class Dataset:
     def contract(self) -> Contract:
         """What the rows were made for."""
         return Contract(self.record["tools"], self.record["protocol"])
+
+    @cached_property
+    def hash(self) -> str:
+        """Of what it holds."""
+        return content_hash(self.record, self.path / TRAJECTORIES)
 
     @cached_property
     def tasks(self) -> list[str]:
@@ -87,6 +92,14 @@ def read_record(path: Path, form: int | str, command: str, again: str) -> dict[s
     if not isinstance(record, dict) or record.get("format") != form:
         raise UserError(f"is not of format {form}", str(path), again)
     return record
+
+
+def content_hash(record: Mapping[str, Any], source: Path) -> str:
+    """Of a record, with the hash that the file of its rows has now. Raises UserError for one that cannot be read."""
+    try:
+        return digest({**record, "files": {**record.get("files", {}), source.name: sha256_of(source)}})
+    except OSError as error:
+        raise UserError(f"cannot be read ({error.strerror})", str(source), _REMEDY) from error
 
 
 def record_text(record: Mapping[str, Any]) -> str:

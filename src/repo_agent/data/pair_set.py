@@ -11,11 +11,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from repo_agent.chat.render import Renderer
-from repo_agent.data.dataset import line_of, read_record
+from repo_agent.data.dataset import content_hash, line_of, read_record
 from repo_agent.data.export import weighted
 from repo_agent.data.gates import Funnel
 from repo_agent.errors import UserError
@@ -49,6 +50,11 @@ class PairSet:
     @property
     def contract(self) -> Contract:
         return Contract(self.record["tools"], self.record["protocol"])
+
+    @cached_property
+    def hash(self) -> str:
+        """Of what it holds."""
+        return content_hash(self.record, self.path / PAIRS)
 
     def pairs(self) -> Iterator[PairRow]:
         """Raises UserError for a line that cannot be read."""

@@ -81,7 +81,7 @@ def identity(prepared: Prepared[Any]) -> dict[str, Any]:
     config = prepared.config
     found = {
         "config": config.model_copy(update={"base": tilde(config.base)}).model_dump(mode="json"),
-        "dataset": digest(prepared.dataset.record),
+        "dataset": prepared.dataset.hash,
         "base": base_hash(config.base),
         "adapter": prepared.start.hash if prepared.start else None,
         "tokenizer": prepared.renderer.fingerprint(),

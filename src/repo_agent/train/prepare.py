@@ -85,7 +85,7 @@ class Prepared(ABC, Generic[R]):
 
     def warnings(self, steps: int) -> list[str]:
         """What to say before a run of so many steps is paid for."""
-        return [*warnings(self.config, self.parameters, steps), *unsplit(self.dataset)]
+        return [*warnings(self.config, self.parameters, steps), *remarks(self.dataset)]
 
     def _pairs(self) -> Iterable[tuple[R, tuple[str, str]]]:
         return zip(self.made.rows, self.made.tasks, strict=True)
@@ -222,11 +222,16 @@ def held_back(groups: list[str], share: float, seed: int) -> frozenset[str]:
     return frozenset(sorted(groups, key=lambda group: digest([seed, group]))[: max(0, count)])
 
 
-def unsplit(dataset: Dataset | PairSet) -> list[str]:
-    """What to say of a dataset that holds no task out."""
-    if dataset.record.get("split"):
-        return []
-    return ["the dataset holds no task out (--no-split): what you evaluate on may be among its rows"]
+def remarks(dataset: Dataset | PairSet) -> list[str]:
+    """What to say of a dataset that holds no task out, or is no longer what was made."""
+    said = []
+    if not dataset.record.get("split"):
+        said.append("the dataset holds no task out (--no-split): what you evaluate on may be among its rows")
+    if dataset.hash != digest(dataset.record):
+        said.append(
+            "its rows were edited since they were made: its card and its funnel do not tell of them as they are"
+        )
+    return said
 
 
 def origin(
@@ -238,7 +243,7 @@ def origin(
     prompts = [one["hash"] for one in record.get("prompts", ())]
     return {
         "config": config.model_copy(update={"base": tilde(config.base)}),
-        "dataset": digest(record),
+        "dataset": dataset.hash,
         "contract": record["contract"],
         "protocol": record["protocol"],
         "base": tilde(config.base),

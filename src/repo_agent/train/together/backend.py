@@ -19,9 +19,8 @@ from repo_agent.chat.tokenizer import load_tokenizer
 from repo_agent.data.dataset import Dataset, line_of, sha256_of
 from repo_agent.data.pair_set import PairSet
 from repo_agent.errors import InfraError, UserError
-from repo_agent.messages import digest
 from repo_agent.train.config import TrainConfig
-from repo_agent.train.prepare import read_data, unsplit
+from repo_agent.train.prepare import read_data, remarks
 from repo_agent.train.presets import Size, resolve
 from repo_agent.train.record import OnStep, RunRecord, Say, read_record
 from repo_agent.train.sizes import parameters_of
@@ -66,7 +65,7 @@ def train_together(
         remedy = "Add --resume to continue it, or --cancel to end it"
         raise UserError("a job for this adapter is under way", str(folder.path), remedy)
     dataset = read_data(dataset_dir, config)
-    for line in unsplit(dataset):
+    for line in remarks(dataset):
         say(line)
     renderer = Renderer(load_tokenizer(config.base), dataset.contract.printed_tools)
     upload = upload_of(dataset, renderer, config.max_length)
@@ -145,7 +144,7 @@ class _Run:
     def prepare(self) -> None:
         """The upload file and job.json; of a resumed run, that it goes on with the same."""
         begin = {"from_checkpoint": job_of(self.start).job} if self.start else {"model": self.model}
-        settings = {**begin, "dataset": digest(self.dataset.record), **self.request}
+        settings = {**begin, "dataset": self.dataset.hash, **self.request}
         if self.folder.exists:
             self.job = self.folder.read()
             if other := differing(self.job, settings):
