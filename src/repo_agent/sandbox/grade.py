@@ -15,9 +15,9 @@ import os
 import secrets
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -26,7 +26,7 @@ from repo_agent.errors import InfraError
 from repo_agent.sandbox import supervise, warm
 from repo_agent.sandbox.isolate import Interpreter, Isolation, Plan, interpreter, planned
 from repo_agent.sandbox.job import TestJob
-from repo_agent.sandbox.results import Grade, counted, verdict
+from repo_agent.sandbox.results import Grade, Results, counted, verdict
 from repo_agent.sandbox.workspace import Workspace, regular_files
 
 PYTEST_FILES = ("conftest.py", "pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml", "tox.ini", "setup.cfg")
@@ -67,7 +67,7 @@ def grade_now(root: Path, job: TestJob, isolation: Isolation, cancel: threading.
         return Grade("failed", 0, 0, 0, None, "a path in the workspace is too long to be tested")
     cancel = cancel or threading.Event()
     end, key, scratch = _run(files, job, isolation, cancel)
-    return verdict(job, end, key, scratch, lambda: _counted(job, isolation, cancel))
+    return verdict(job, end, key, scratch, _Given(job, isolation, cancel))
 
 
 def _run(
@@ -97,22 +97,35 @@ def _run_once(
     return end, key, plan.scratch
 
 
-_COUNTS: dict[tuple[str, str], Mapping[str, int]] = {}
+_GIVEN: dict[tuple[str, ...], Results] = {}
 
 
-def _counted(job: TestJob, isolation: Isolation, cancel: threading.Event) -> Mapping[str, int]:
-    """How many tests of each name the task has as it is given, collected once; empty where the job does not hold it."""
-    key = (job.task, isolation.name)
-    if not job.task:
-        return {}
-    if key not in _COUNTS:
-        collecting = replace(job, args=(*job.args, "--collect-only"))
-        with Workspace(job.original) as workspace:
-            end, mac, scratch = _run(dict(_files(workspace.root, job)), collecting, isolation, cancel)
-        if cancel.is_set():
-            return {}
-        _COUNTS[key] = counted(job, end, mac, scratch)
-    return _COUNTS[key]
+@dataclass(frozen=True)
+class _Given:
+    """The tests on the task as it is given, asked once for each; of nothing where the job does not hold it."""
+
+    job: TestJob
+    isolation: Isolation
+    cancel: threading.Event
+
+    def counts(self) -> Mapping[str, int]:
+        found = self._asked("--collect-only")
+        return counted(self.job, found) if found else {}
+
+    def ran(self) -> Collection[str]:
+        found = self._asked()
+        return found.ran() if found else ()
+
+    def _asked(self, *args: str) -> Results | None:
+        job, key = self.job, (self.job.task, self.isolation.name, *args)
+        if job.task and key not in _GIVEN:
+            asked = replace(job, args=(*job.args, *args))
+            with Workspace(job.original) as workspace:
+                end, mac, scratch = _run(dict(_files(workspace.root, job)), asked, self.isolation, self.cancel)
+            if self.cancel.is_set():
+                return None
+            _GIVEN[key] = Results(end.results, mac, scratch)
+        return _GIVEN.get(key)
 
 
 def _files(root: Path, job: TestJob) -> Iterator[tuple[str, bytes]]:

@@ -9,9 +9,9 @@ import hmac
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from repo_agent.errors import InfraError
 from repo_agent.sandbox.cases import Cases
@@ -33,6 +33,8 @@ ENDED = {
     "results": "flooded the results",
     "hidden": "hid what it holds",
 }
+PARTLY, EXPECTED = "skipped in part", "failed, as expected"
+"""Said of a test that passed, of which a part was skipped; and of one that a mark lets fail."""
 OUTCOMES = {name: name for name in ("passed", "failed", "skipped")}
 SELECTING = ("-k", "-m", "--deselect", "--ignore", "--ignore-glob", "-x", "--maxfail", "--co", "--lf", "-o")
 """pytest arguments that leave tests out, or change which functions are tests."""
@@ -112,6 +114,15 @@ class Results:
         """The collected tests without a result; the first is the one that ran when the run was cut short."""
         return (self.collected or [])[len(self.tests) :]
 
+    def skipped(self) -> list[str]:
+        """Tests that were skipped, in part too; none that failed as a mark of theirs expects."""
+        found = [(name, message) for name, outcome, message in self.tests if outcome == "skipped" or message == PARTLY]
+        return [name for name, message in found if message != EXPECTED]
+
+    def ran(self) -> frozenset[str]:
+        """Tests that came to a result, and skipped nothing."""
+        return frozenset(test[0] for test in self.tests) - {*self.skipped()}
+
     def good(self) -> bool:
         """Came to its end, every collected test has exactly one result, in order; none failed, one passed."""
         whole = self.ended and not self.errors and [test[0] for test in self.tests] == self.collected
@@ -124,11 +135,18 @@ def _clean(text: object, scratch: str) -> str:
     return re.sub(r"0x[0-9a-fA-F]{4,}", "0x…", plain).encode(errors="replace").decode()
 
 
-def verdict(job: TestJob, end: End, key: bytes, scratch: str, counts: Callable[[], Mapping[str, int]]) -> Grade:
-    """The grade of a run that has ended. Raises InfraError where it ended before any tested code ran.
+class Given(Protocol):
+    """The tests on the task as it is given; asked where all of them passed."""
 
-    `counts` says how many tests of each name the task has; it is asked where all tests passed.
-    """
+    def counts(self) -> Mapping[str, int]:
+        """How many tests of each name there are."""
+
+    def ran(self) -> Collection[str]:
+        """Ids of tests that came to a result there, and skipped nothing."""
+
+
+def verdict(job: TestJob, end: End, key: bytes, scratch: str, given: Given) -> Grade:
+    """The grade of a run that has ended. Raises InfraError where it ended before any tested code ran."""
     results = Results(end.results, key, scratch, job.cases)
     if not results.ready:
         words = _clean(end.output, scratch).strip()[-500:]
@@ -136,7 +154,7 @@ def verdict(job: TestJob, end: End, key: bytes, scratch: str, counts: Callable[[
     if job.command:
         return _of_command(job, end, scratch)
     if results.good() and not results.tampered:
-        results.tampered = _doubt(job, results, counts)
+        results.tampered = _doubt(job, results, given)
     outcome = _outcome(results, end)
     passed, failed, skipped = (results.count(name) for name in ("passed", "failed", "skipped"))
     expected = None if results.errors or results.collected is None else len(results.collected)
@@ -144,9 +162,8 @@ def verdict(job: TestJob, end: End, key: bytes, scratch: str, counts: Callable[[
     return Grade(outcome, passed, failed, skipped, expected, "\n".join(map(_cut, lines)))
 
 
-def counted(job: TestJob, end: End, key: bytes, scratch: str) -> Mapping[str, int]:
+def counted(job: TestJob, results: Results) -> Mapping[str, int]:
     """Of a run that only collects: how many tests of each name, parameters aside, the task's own files hold."""
-    results = Results(end.results, key, scratch)
     return _counts(
         name for name in results.collected or [] if name.partition("::")[0] in {**job.pristine, **job.hidden}
     )
@@ -156,17 +173,21 @@ def _counts(names: Iterable[str]) -> Counter[str]:
     return Counter(re.sub(r"\[.*", "", name, flags=re.DOTALL) for name in names)
 
 
-def _doubt(job: TestJob, results: Results, counts: Callable[[], Mapping[str, int]]) -> str:
+def _doubt(job: TestJob, results: Results, given: Given) -> str:
     """Why a run in which all tests passed is not believed; "" where it is."""
     if job.cases:
         return ""
     if not results.sentinel:
         return "a test that must fail did not fail"
-    have, expected = _counts(results.collected or []), dict(counts())
+    have, expected = _counts(results.collected or []), dict(given.counts())
     if not any(word.split("=")[0][:2] in ("-k", "-m", "-o") or word.startswith(SELECTING) for word in job.args):
         expected = dict.fromkeys(_expected(job), 1) | expected
     missing = [name for name, count in expected.items() if have[name] < count]
-    return f"{missing[0]} was not run" + (" with all its parameters" if have[missing[0]] else "") if missing else ""
+    if missing:
+        return f"{missing[0]} was not run" + (" with all its parameters" if have[missing[0]] else "")
+    skipped = results.skipped()
+    wrongly = {*skipped} & {*given.ran()} if skipped else set()
+    return f"{min(wrongly)} was skipped, which it is not on the task as it is given" if wrongly else ""
 
 
 def _expected(job: TestJob) -> Iterator[str]:

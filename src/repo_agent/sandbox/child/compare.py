@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import inspect
 import operator as operators
 import sys
 import threading
@@ -24,7 +25,7 @@ from typing import Any
 import _pytest.assertion.rewrite
 import pytest
 
-from repo_agent.sandbox.child.origin import CONTAINERS, LEAVES, Origins, is_passed_over
+from repo_agent.sandbox.child.origin import CALCULATING, COMPARING, CONTAINERS, LEAVES, METHODS, Origins, is_passed_over
 from repo_agent.sandbox.child.wrap import Calls, Operators, first_statement
 
 COMPARE: Mapping[str, Callable[[Any, Any], object]] = {
@@ -41,6 +42,7 @@ COMPARE: Mapping[str, Callable[[Any, Any], object]] = {
 }
 PROVES_NOTHING = {"Eq": False, "In": False, "NotEq": True, "NotIn": True}
 """The answer that strangers have by themselves."""
+LOOKING_UP, KEYS = ("In", "NotIn"), type({}.keys())
 _NODES = "Add Sub Mult MatMult Div FloorDiv Mod Pow LShift RShift BitAnd BitXor BitOr".split()
 _METHODS = "add sub mul matmul truediv floordiv mod pow lshift rshift and xor or".split()
 CALCULATE: Mapping[str, tuple[Callable[[Any, Any], object], Callable[[Any, Any], object]]] = {
@@ -105,9 +107,15 @@ class Comparisons:
                 setattr(unittest.TestCase, name, self._wrapped(getattr(unittest.TestCase, name)))
 
     def _wrapped(self, original: Any) -> Any:
-        def method(test: Any, first: Any, second: Any, *args: Any, **kwargs: Any) -> Any:
-            unequal = self._differ(first, second)
-            result = original(test, first, second, *args, **kwargs)
+        form, methods = inspect.signature(original), METHODS if "Almost" in original.__name__ else COMPARING
+
+        def method(test: Any, *args: Any, **kwargs: Any) -> Any:
+            try:
+                _, first, second, *_ = form.bind(test, *args, **kwargs).arguments.values()
+            except (TypeError, ValueError):
+                return original(test, *args, **kwargs)  # which says what is missing
+            unequal = self._differ(first, second, methods)
+            result = original(test, *args, **kwargs)
             if unequal:
                 self._stop()
             return result
@@ -118,7 +126,8 @@ class Comparisons:
         """One comparison, made once."""
         if (type(first) in LEAVES and type(second) in LEAVES) or operator in ("Is", "IsNot"):
             return COMPARE[operator](first, second)
-        unequal = self._differ(first, second)
+        whole = _asked(second) if operator in LOOKING_UP or type(second) is KEYS else second
+        unequal = self._differ(_asked(first) if type(first) is KEYS else first, whole, COMPARING)
         answer = COMPARE[operator](first, second)
         if unequal and answer is not PROVES_NOTHING.get(operator):
             self._stop()
@@ -147,7 +156,7 @@ class Comparisons:
         text = operator == "Mod" and type(first) in (str, bytes)
         if text or (type(first) in LEAVES and type(second) in LEAVES):
             return make(first, second)
-        unequal = operator not in ("Add", "Mult") and self._differ(first, second)
+        unequal = operator not in ("Add", "Mult") and self._differ(first, second, CALCULATING)
         if unequal:
             self._stop()
         return make(first, second)
@@ -207,7 +216,11 @@ class Comparisons:
 
     def key(self, value: object) -> object:
         holder = self._local.stack.pop()
-        if type(value) not in LEAVES and isinstance(holder, (dict, set)) and self._differ(value, holder):
+        if (
+            type(value) not in LEAVES
+            and isinstance(holder, (dict, set))
+            and self._differ(value, _asked(holder), COMPARING)
+        ):
             self._stop()
         return value
 
@@ -224,9 +237,9 @@ class Comparisons:
         self._origins.own(value)
         return value
 
-    def _differ(self, first: object, second: object) -> bool:
+    def _differ(self, first: object, second: object, methods: Collection[str]) -> bool:
         """Whether one side alone answers by methods of the model's own."""
-        return self._origins.is_foreign(first) != self._origins.is_foreign(second)
+        return self._origins.is_foreign(first, methods) != self._origins.is_foreign(second, methods)
 
     def _stop(self) -> None:
         self._fail("a returned value decides for itself what it equals")
@@ -237,6 +250,11 @@ class Comparisons:
 
     def gives(self, name: str) -> bool:
         return name in self._given
+
+
+def _asked(holder: object) -> object:
+    """What a lookup asks: of a dict its keys alone."""
+    return list(holder) if type(holder) in (dict, KEYS) else holder  # type: ignore[call-overload]
 
 
 class _Stack(threading.local):

@@ -89,6 +89,12 @@ def function_of(item: pytest.Item) -> tuple[object, object]:
     return function, code_of(function)
 
 
+def expects_failure(item: pytest.Item) -> bool:
+    """Whether a mark of a test's says that it may fail."""
+    marked = (function_of(item)[0], getattr(item, "cls", None))
+    return item.get_closest_marker("xfail") is not None or any(getattr(thing, OF_UNITTEST[1], None) for thing in marked)
+
+
 def _noted(item: pytest.Item) -> tuple[object, Any, list[object]]:
     function, owner = function_of(item)[0], getattr(item, "cls", None)
     marks: list[object] = [mark for mark in item.iter_markers() if mark.name in SKIPPING]

@@ -18,9 +18,10 @@ from typing import Any
 
 COMPARISONS = ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__contains__")
 _BINARY = "add sub mul matmul truediv floordiv mod divmod pow lshift rshift and xor or".split()
-_CALCULATIONS = [f"__{side}{name}__" for name in _BINARY for side in ("", "r", "i")]
+_CALCULATIONS = tuple(f"__{side}{name}__" for name in _BINARY for side in ("", "r", "i"))
 _OF_ARRAYS = ("__array_ufunc__", "__array_function__", "__array_wrap__", "__array_prepare__", "__array_finalize__")
-METHODS = frozenset((*COMPARISONS, *_CALCULATIONS, *_OF_ARRAYS))
+COMPARING, CALCULATING = frozenset((*COMPARISONS, *_OF_ARRAYS)), frozenset((*_CALCULATIONS, *_OF_ARRAYS))
+METHODS = COMPARING | CALCULATING
 """What lets an object answer for itself, whatever stands on the other side; numpy hands an answer to the last three."""
 LEAVES: frozenset[type] = frozenset(
     {int, float, complex, str, bytes, bytearray, bool, type(None), range, types.EllipsisType, decimal.Decimal}
@@ -94,8 +95,8 @@ class Origins:
             self._files[path] = _compiled(path)
         return code in self._files[path]
 
-    def is_foreign(self, value: object) -> bool:
-        """Whether the value, or anything in it that its comparison asks, answers by the model's own methods."""
+    def is_foreign(self, value: object, methods: Collection[str] = METHODS) -> bool:
+        """Whether the value, or anything in it that its comparison asks, answers by the model's own `methods`."""
         # A class may change between two questions, so what it was is known only while one is answered.
         waiting, seen, elements, kinds = [value], set[int](), 0, dict(self._kinds)
         while waiting:
@@ -105,7 +106,7 @@ class Origins:
                 continue
             seen.add(id(value))
             if kind not in kinds:
-                kinds[kind] = self._judged(kind)
+                kinds[kind] = self._judged(kind, methods)
             if kinds[kind] == FOREIGN or self._equals_others(value, kind):
                 return True
             if kinds[kind] == PLAIN:
@@ -134,12 +135,12 @@ class Origins:
         except Exception:
             return False
 
-    def _judged(self, kind: type) -> str:
+    def _judged(self, kind: type, methods: Collection[str]) -> str:
         owners = [owner for owner in _mro(kind) if owner is not object]
-        methods = [(owner, name, vars(owner)[name]) for owner in owners for name in METHODS if name in vars(owner)]
-        if any(not self._is_trusted(kind, *method) for method in methods):
+        found = [(owner, name, vars(owner)[name]) for owner in owners for name in methods if name in vars(owner)]
+        if any(not self._is_trusted(kind, *method) for method in found):
             return FOREIGN
-        return INNER if methods and not is_passed_over(kind) else PLAIN
+        return INNER if found and not is_passed_over(kind) else PLAIN
 
     def _is_trusted(self, kind: type, owner: type, name: str, method: Any) -> bool:
         if method is None or self._is_tasks(owner):

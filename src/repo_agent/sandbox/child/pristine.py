@@ -220,7 +220,7 @@ class Pristine:
                     place = sys.modules.get(node.module)
                     if str(getattr(place, "__file__", None) or "").startswith(self._work):
                         continue
-                    there = vars(place).get(alias.name) if place is not None else None
+                    there = getattr(place, "__dict__", {}).get(alias.name)
                 if there is not None and vars(module).get(name) is not there:
                     self._fail(f"{name} of {module.__name__} is not what it imports")
 

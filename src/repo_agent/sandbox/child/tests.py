@@ -26,6 +26,7 @@ gc.enable()
 
 from repo_agent.sandbox.child import guard  # noqa: E402
 from repo_agent.sandbox.child.channel import Channel  # noqa: E402
+from repo_agent.sandbox.child.items import expects_failure  # noqa: E402
 from repo_agent.sandbox.child.session import MESSAGE_CHARS, Clock, one_line, refusal, silence  # noqa: E402
 
 SENTINEL = "def test_sentinel():\n    assert 1 + 1 == 3\n"
@@ -146,6 +147,9 @@ class Reporter:
         failures = [message for outcome, message in self.reports if outcome == "failed"]
         outcome = "failed" if failures or not self.reports else self.reports[-1][0]
         message = next(filter(None, failures), "")
+        skips = [message for outcome, message in self.reports if outcome == "skipped"]
+        if outcome != "failed" and skips:
+            message = skips[-1] if outcome == "skipped" else "skipped in part"
         if self.is_sentinel(item):
             self.sentinel_held = outcome == "failed" and message.startswith("AssertionError")
         else:
@@ -167,7 +171,8 @@ class Reporter:
             said = self.reason(call.excinfo.value) if call.excinfo else str(report.longrepr)
             self.reports.append(("failed", said))
         elif report.when == "call" or not report.passed:
-            self.reports.append((report.outcome, ""))
+            expected = hasattr(report, "wasxfail") and expects_failure(item)
+            self.reports.append((report.outcome, "failed, as expected" if expected else ""))
         return report
 
     def reason(self, error: BaseException) -> str:
