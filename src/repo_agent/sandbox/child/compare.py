@@ -26,7 +26,7 @@ import _pytest.assertion.rewrite
 import pytest
 
 from repo_agent.sandbox.child.origin import CALCULATING, COMPARING, CONTAINERS, LEAVES, METHODS, Origins, is_passed_over
-from repo_agent.sandbox.child.wrap import Calls, Operators, first_statement
+from repo_agent.sandbox.child.wrap import Calls, Operators, end_of, first_statement, mark_ends
 
 COMPARE: Mapping[str, Callable[[Any, Any], object]] = {
     "Eq": operators.eq,
@@ -42,7 +42,8 @@ COMPARE: Mapping[str, Callable[[Any, Any], object]] = {
 }
 PROVES_NOTHING = {"Eq": False, "In": False, "NotEq": True, "NotIn": True}
 """The answer that strangers have by themselves."""
-LOOKING_UP, KEYS = ("In", "NotIn"), type({}.keys())
+LOOKING_UP = ("In", "NotIn")
+KEYS: type = type({}.keys())
 _NODES = "Add Sub Mult MatMult Div FloorDiv Mod Pow LShift RShift BitAnd BitXor BitOr".split()
 _METHODS = "add sub mul matmul truediv floordiv mod pow lshift rshift and xor or".split()
 CALCULATE: Mapping[str, tuple[Callable[[Any, Any], object], Callable[[Any, Any], object]]] = {
@@ -55,6 +56,8 @@ ASSERTIONS = (
     "DictContainsSubset",
 )
 FUNCTIONS = (types.BuiltinFunctionType, types.MethodWrapperType)
+OF_DATA = frozenset("actual desired expected first second left right x y a b a1 a2 ar1 ar2 x1 x2".split())
+"""Names by which calls that compare are given what they compare."""
 SOURCE = "@repo_agent"
 """No identifier, so no source can name it."""
 
@@ -66,8 +69,10 @@ class Comparisons:
         self._fail, self._origins = fail, origins
         self._local = _Stack()
         self._any: object = None
+        self._ends: set[str] = set()
+        self._ended: set[str] = set()
         names = ("compare", "link", "linked", "calculate", "change", "receiver", "arguments", "key", "subject", "own")
-        more = ("of_module", "gathered", "pairs", "passed_on")
+        more = ("of_module", "gathered", "pairs", "passed_on", "named", "ended")
         self._given: dict[str, object] = {f"@{name}": getattr(self, name) for name in (*names, *more)}
 
     def install(self, with_unittest: bool, watched: Collection[str]) -> None:
@@ -86,6 +91,7 @@ class Comparisons:
             ast.fix_missing_locations(tree)
             original(tree, source, path, *args)
             Operators().visit(tree)
+            self._ends |= mark_ends(tree, str(path))
             names = [ast.alias(name, None) for name in self._given]
             tree.body[first_statement(tree) : 0] = [ast.ImportFrom(SOURCE, names, 0)]
             ast.fix_missing_locations(tree)
@@ -169,15 +175,26 @@ class Comparisons:
     def arguments(self, has_receiver: bool, *values: object) -> tuple[object, ...]:
         """The arguments of a call that compares; or the elements of a set, which compares them."""
         together = (self._local.stack.pop(), *values) if has_receiver else values
+        self._local.said = together
+        self._judge(together)
+        return values
+
+    def named(self, is_first: bool, values: Mapping[str, object]) -> Mapping[str, object]:
+        """What such a call is given by name, after all else."""
+        data = [value for name, value in values.items() if name in OF_DATA]
+        self._judge([*(() if is_first else self._local.said), *data])
+        return values
+
+    def _judge(self, together: Collection[object]) -> None:
         judged = [(self._origins.is_foreign(value), is_passed_over(type(value))) for value in together]
         foreign = [is_foreign for is_foreign, is_passed in judged if is_foreign or not is_passed]
         if any(foreign) and not all(foreign):
             self._stop()
-        return values
 
     def of_module(self, has_receiver: bool, *values: object) -> tuple[object, ...]:
         """The arguments of a call that compares if it is a module's; an object's method may be called the same."""
         if has_receiver and not isinstance(self._local.stack.pop(), ModuleType):
+            self._local.said = ()
             return values
         return self.arguments(False, *values)
 
@@ -244,6 +261,18 @@ class Comparisons:
     def _stop(self) -> None:
         self._fail("a returned value decides for itself what it equals")
 
+    def ended(self, end: str) -> None:
+        """A function of the tests has come to its end."""
+        self._ended.add(end)
+
+    def forget_ends(self) -> None:
+        self._ended.clear()
+
+    def has_ended(self, code: types.CodeType) -> bool:
+        """Whether a function has, since `forget_ends`; true of one that no test file defines in the open."""
+        end = end_of(code.co_filename, code.co_firstlineno)
+        return end in self._ended or end not in self._ends
+
     def replaced_in(self, space: Mapping[str, object]) -> bool:
         """Whether a test module no longer holds what it was given."""
         return "@compare" in space and any(space.get(name) != value for name, value in self._given.items())
@@ -262,3 +291,4 @@ class _Stack(threading.local):
 
     def __init__(self) -> None:
         self.stack: list[object] = []
+        self.said: tuple[object, ...] = ()

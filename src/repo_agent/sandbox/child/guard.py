@@ -67,7 +67,9 @@ class Guard:
 
     def begin(self) -> None:
         """Before tested code can load: load what the tests import from elsewhere, note all that may not change."""
-        roots, path = set(WATCHED), sys.path[:]
+        if self._files.says(">>>"):
+            importlib.import_module("doctest")
+        roots, path = {*WATCHED, "doctest"}, sys.path[:]
         sys.path[:] = [entry for entry in path if entry and not (entry + os.sep).startswith(self._work)]
         reserved = set(sys.stdlib_module_names) | {*FAMILY}
         late = set()
@@ -84,6 +86,7 @@ class Guard:
         sys.meta_path.insert(0, found)
         sys.path[:] = path
         self._marks.note_modules(roots)
+        self._marks.note_tables()
 
     def note_items(self, session: pytest.Session) -> None:
         """Once collected: the function of each test, and its code; all else is as it was."""
@@ -95,6 +98,14 @@ class Guard:
         self._check_instances(session)
         for item in session.items:
             self._check_code(item)
+
+    def begin_item(self) -> None:
+        self._comparisons.forget_ends()
+
+    def has_ended(self, item: pytest.Item) -> bool:
+        """Whether a test's function came to its end; true where that cannot be said."""
+        code = self._code_of(item)
+        return not self._origins.has(code) or self._comparisons.has_ended(code)
 
     def check_item(self, item: pytest.Item, reporter: object) -> None:
         """Before and after a test: the few functions that every result passes through, and the test itself."""
@@ -145,15 +156,21 @@ class Guard:
 
     def _check_code(self, item: pytest.Item) -> None:
         """A test that stands in a file of the task's runs the code that stands there, whatever decorates it."""
-        function, code = function_of(item)
+        code = function_of(item)[1]
         name = str(getattr(item, "originalname", "") or "")
         parents = [node.name for node in item.listchain() if isinstance(node, pytest.Class)]
         if code is None or not self._files.defines(str(item.path), (parents or [name])[0]):
             return
-        while not self._origins.has(code) and (function := _inside(function)) is not None:
-            code = code_of(function)
+        code = self._code_of(item)
         if not self._origins.has(code) and not self._origins.is_library(code):
             self._fail(f"{item.nodeid} does not run the code of its file")
+
+    def _code_of(self, item: pytest.Item) -> Any:
+        """The code of a test's function; where decorators are around it, of the first inside that is the task's."""
+        function, code = function_of(item)
+        while not self._origins.has(code) and (function := _inside(function)) is not None:
+            code = code_of(function)
+        return code
 
     def _check_instances(self, session: pytest.Session) -> None:
         """No object of pytest's has a method of its own put over its class's, and no hook is anything but a hook."""

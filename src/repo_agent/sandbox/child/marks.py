@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import CellType, FunctionType, MethodType, ModuleType
@@ -18,6 +20,9 @@ FREE = ("hook", "warn", "set_trace", "__getattr__")
 """Parts of names that pytest, and programs, may give another meaning."""
 CHANGING, SAYING = ("sys", "time"), ("maxDiff", "longMessage")
 """Modules whose constants are none; attributes of a test case that only say how much is told."""
+
+
+_DISPATCHES = ((copy, "_deepcopy_dispatch", False), (copy, "_copy_dispatch", False))
 
 
 class _Mark(NamedTuple):
@@ -62,6 +67,7 @@ class Marks:
         self._modules: dict[str, ModuleType] = {}
         self._names: dict[type, frozenset[str]] = {}
         self._legacy: set[object] = set()
+        self._tables: list[tuple[str, Mapping[object, object], dict[object, object], bool]] = []
 
     def note_modules(self, roots: Collection[str]) -> None:
         """Every loaded module of these packages, with its classes."""
@@ -81,6 +87,13 @@ class Marks:
         wanted = {id(vars(owner)[name]) for owner in core for name in vars(owner)}
         self._core = [mark for mark in self.marks if id(mark.value) in wanted]
 
+    def note_tables(self) -> None:
+        """What Python's own modules look things up in; the objects that json keeps get no new attribute either."""
+        for owner, name, closed in (*((json, f"_default_{one}coder", True) for one in ("de", "en")), *_DISPATCHES):
+            held = vars(owner).get(name, {})
+            table = held if isinstance(held, dict) else vars(held)
+            self._tables.append((f"{owner.__name__}.{name}", table, dict(table), closed))
+
     def note_class(self, owner: type) -> None:
         self._note(owner, _is_of_class)
         if owner.__module__.split(".")[0] in CLOSED:
@@ -97,6 +110,11 @@ class Marks:
         for name, module in self._modules.items():
             if sys.modules.get(name) is not module and not self._is_own(sys.modules.get(name), name):
                 self._fail(f"the module {name} was replaced")
+        for name, table, before, closed in self._tables:
+            if any(table.get(key) is not value for key, value in before.items()) or (
+                closed and len(table) > len(before)
+            ):
+                self._fail(f"{name} was changed")
         for owner, names in self._names.items():
             for name in vars(owner).keys() - names:
                 value = vars(owner)[name]

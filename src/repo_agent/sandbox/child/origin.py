@@ -59,6 +59,8 @@ class Origins:
         self._work, self._pristine, self._comparing = work, frozenset(pristine), frozenset(comparing)
         self._kinds: dict[type, str] = dict.fromkeys(CONTAINERS, INNER)
         self._noted: set[types.CodeType] = set()
+        self._folders = _library_folders(os.path.dirname(work.rstrip(os.sep)))
+        self._places: dict[str, bool] = {}
         self._files = dict(_EARLY)
         self._approx: type | None = None
         self._owned: dict[int, object] = {}
@@ -83,16 +85,14 @@ class Origins:
         return isinstance(code, types.CodeType) and code in self._noted
 
     def is_library(self, code: object) -> bool:
-        """Whether code is what its file, outside of the workspace, compiles to."""
+        """Whether code is what its file, of the interpreter or beside its packages, compiles to."""
         if not isinstance(code, types.CodeType):
             return False
         path = code.co_filename
         if path.startswith("<frozen ") and path.endswith(">"):
             path = os.path.join(os.path.dirname(os.__file__), *path[8:-1].split(".")) + ".py"
-        if path.startswith(self._work):
-            return False
         if path not in self._files:
-            self._files[path] = _compiled(path)
+            self._files[path] = _compiled(path) if self._is_of_library(path) else set()
         return code in self._files[path]
 
     def is_foreign(self, value: object, methods: Collection[str] = METHODS) -> bool:
@@ -147,14 +147,41 @@ class Origins:
             return True
         if isinstance(method, SLOTS):
             return method.__name__ == name and method.__objclass__ in _mro(kind)
-        code = getattr(method, "__code__", None)
-        return type(method) is types.FunctionType and (self.has(code) or self.is_library(code))
+        if type(method) is not types.FunctionType:
+            return False
+        return self.has(method.__code__) or (self.is_library(method.__code__) and self._stands(owner, method))
+
+    def _is_of_library(self, path: str) -> bool:
+        if path not in self._places:
+            self._places[path] = os.path.realpath(path).startswith(self._folders)
+        return self._places[path]
+
+    def _stands(self, *things: Any) -> bool:
+        """Whether a class or function is what a library's module, or a class of it, has by that name."""
+        for thing in things:
+            found: object = sys.modules.get(thing.__module__)
+            if self._is_of_library(str(getattr(found, "__file__", None) or "")):
+                for part in thing.__qualname__.split("."):
+                    found = getattr(found, "__dict__", {}).get(part)
+                if found is thing:
+                    return True
+        return False
 
     def _is_tasks(self, owner: type) -> bool:
         """Whether a class is one that the task's own files, or its fix, let compare; by file and name."""
         module = sys.modules.get(owner.__module__)
         path = str(getattr(module, "__file__", None) or "")
         return path.startswith(self._work) and f"{path[len(self._work) :]}::{owner.__name__}" in self._comparing
+
+
+def _library_folders(scratch: str) -> tuple[str, ...]:
+    """The interpreter's, and those of packages; asked for before tested code loads. None lies below `scratch`."""
+    found = {
+        os.path.realpath(path)
+        for path in (sys.prefix, sys.base_prefix, os.path.dirname(os.__file__), *sys.path)
+        if path
+    }
+    return tuple(path + os.sep for path in sorted(found) if not (path + os.sep).startswith(scratch + os.sep))
 
 
 def is_passed_over(kind: type) -> bool:

@@ -7,20 +7,21 @@ took the place of there: each makes a run `tampered`.
 from __future__ import annotations
 
 import ast
-import dis
+import builtins
 import hashlib
 import os
 import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import _pytest.assertion.rewrite as rewrite
 
 from repo_agent.sandbox.child.marks import METHODS, same, state_of
 from repo_agent.sandbox.child.origin import Origins, is_passed_over
+from repo_agent.sandbox.child.source import bound_by, modules_of, rebound, stored, text_of, top_level, tree_of
 
 OF_MODULES = frozenset(
     "__name__ __doc__ __package__ __loader__ __spec__ __path__ __file__ __cached__ __builtins__ __annotations__ "
@@ -28,6 +29,9 @@ OF_MODULES = frozenset(
 )
 MOVES = ("chdir", "as_cwd", "isolated_filesystem")
 """What changes the working folder, by the system's name and by those of libraries for tests."""
+FIXED = frozenset({"__builtins__", "__file__"})
+OF_HOOKS = ("pytestmark", "pytest_", "setup_", "teardown_", "setUpModule", "tearDownModule")
+"""Names, or how they begin, by which pytest takes what a module holds for more than data."""
 OF_PYTEST = frozenset({"@py_builtins", "@pytest_ar", "__pytest_setup_module", "__pytest_setup_function"})
 
 
@@ -41,22 +45,22 @@ class Pristine:
         self._work, self._origins, self._fail = work, origins, fail
         self._hashes = {work + name: _hash(work + name) for name in names}
         self._stems = {os.path.splitext(os.path.basename(name))[0] for name in names if name.endswith(".py")}
-        self._trees = {path: _tree(path) for path in self._hashes if path.endswith(".py")}
-        self._text = "\n".join(_text(path) for path in self._hashes)
+        self._trees = {path: tree_of(path) for path in self._hashes if path.endswith(".py")}
+        self._text = "\n".join(text_of(path) for path in self._hashes)
         self._moves = moves or any(word in self._text for word in MOVES)
         self._loaded: dict[ModuleType, dict[str, object]] = {}
         self._names: dict[ModuleType, frozenset[str]] = {}
         self._states: list[tuple[str, object, Any]] = []
         self._classes: dict[type, dict[str, object]] = {}
         self._helpers: set[str] = set()
-        self._rebound = {name for tree in self._trees.values() for name in _rebound(tree)}
+        self._rebound = {name for tree in self._trees.values() for name in rebound(tree)}
         self._given: Callable[[str], bool] = lambda name: False
         self._getcwd = os.getcwd
 
     def imported(self) -> Iterator[tuple[str, bool]]:
         """Modules that these files import, and whether that is as they load; `np.testing` is one too."""
         for tree in self._trees.values():
-            top = set(_top_level(tree))
+            top = set(top_level(tree))
             inside = {
                 (a.value.id, a.attr)
                 for a in ast.walk(tree)
@@ -74,7 +78,7 @@ class Pristine:
     def expect(self, elsewhere: Collection[str]) -> None:
         """What these files import and is one of them, is loaded from its file; `elsewhere`: names that lead outside."""
         for path, tree in self._trees.items():
-            for name in {*_modules(tree)}:
+            for name in {*modules_of(tree)}:
                 folders = (os.path.dirname(path) + os.sep, self._work)
                 places = [
                     f + name.replace(".", os.sep) + end for f in folders for end in (".py", os.sep + "__init__.py")
@@ -120,7 +124,7 @@ class Pristine:
         """Whether a file of the task's defines a function or class of this name at its top."""
         tree = self._trees.get(path)
         kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-        return tree is not None and any(isinstance(node, kinds) and node.name == name for node in _top_level(tree))
+        return tree is not None and any(isinstance(node, kinds) and node.name == name for node in top_level(tree))
 
     def check_files(self) -> None:
         for path in self._hashes:
@@ -141,7 +145,7 @@ class Pristine:
             space = vars(module)
             for name, value in before.items():
                 now = space.get(name)
-                fixed = is_passed_over(type(value)) or (name not in self._rebound and name not in OF_MODULES)
+                fixed = is_passed_over(type(value)) or (name not in self._rebound and name not in OF_MODULES - FIXED)
                 if now is not value and fixed and not self.is_own(now, name):
                     self._fail(f"{name} of {module.__name__} was replaced")
             for name in space.keys() - before.keys():
@@ -183,9 +187,13 @@ class Pristine:
         if tree is None:
             return
         stars = any(isinstance(node, ast.ImportFrom) and node.names[0].name == "*" for node in ast.walk(tree))
-        self._names[module] = frozenset(_stored(compile(tree, path, "exec", dont_inherit=True)))
-        for name in vars(module) if not stars else ():
-            self._check_name(module, name)
+        self._names[module] = frozenset(stored(compile(tree, path, "exec", dont_inherit=True)))
+        for name in vars(module):
+            if not stars or (name.startswith(OF_HOOKS) and not self.says(name)):
+                self._check_name(module, name)
+        held = vars(module).get("__builtins__")
+        if (held is not builtins and held is not vars(builtins)) or vars(module).get("__file__") != path:
+            self._fail(f"{module.__name__} was given other builtins, or another file")
         self._check_imports(module, tree)
         self._loaded[module] = dict(vars(module))
         for name, value in vars(module).items():
@@ -204,8 +212,8 @@ class Pristine:
 
     def _check_imports(self, module: ModuleType, tree: ast.Module) -> None:
         """What an import statement bound, and nothing else did, is what was imported."""
-        bound = [name for node in ast.walk(tree) for name in _bound(node)]
-        for node in _top_level(tree):
+        bound = [name for node in ast.walk(tree) for name in bound_by(node)]
+        for node in top_level(tree):
             if not isinstance(node, (ast.Import, ast.ImportFrom)):
                 continue
             for alias in node.names:
@@ -239,62 +247,3 @@ def _hash(path: str) -> bytes:
             return hashlib.blake2b(file.read()).digest()
     except OSError:
         return b""
-
-
-def _text(path: str) -> str:
-    with open(path, "rb") as file:
-        return file.read().decode(errors="replace")
-
-
-def _tree(path: str) -> ast.Module:
-    """What a file holds; nothing where it is no Python."""
-    try:
-        return ast.parse(_text(path))
-    except (SyntaxError, ValueError, RecursionError):
-        return ast.Module([], [])
-
-
-def _top_level(tree: ast.AST) -> Iterator[ast.AST]:
-    """Statements of a module that run as it loads, those in `if`, `try` and `with` too."""
-    for node in ast.iter_child_nodes(tree):
-        if not isinstance(node, ast.expr):
-            yield node
-            if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-                yield from _top_level(node)
-
-
-def _bound(node: ast.AST) -> Iterator[str]:
-    if isinstance(node, (ast.Import, ast.ImportFrom)):
-        yield from (alias.asname or alias.name.split(".")[0] for alias in node.names)
-    elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-        yield node.name
-    elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-        yield node.id
-
-
-def _modules(tree: ast.AST) -> Iterator[str]:
-    """Names that import statements may load."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def _rebound(tree: ast.AST) -> Iterator[str]:
-    """Names of a module that its functions, or other modules, may give another value."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Global):
-            yield from node.names
-        elif isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load):
-            yield node.attr
-
-
-def _stored(code: CodeType, outer: bool = True) -> Iterator[str]:
-    """Names that a module's code binds in the module."""
-    operations = ("STORE_NAME", "STORE_GLOBAL") if outer else ("STORE_GLOBAL",)
-    yield from (part.argval for part in dis.get_instructions(code) if part.opname in operations)
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _stored(constant, outer=False)

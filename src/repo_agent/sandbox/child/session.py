@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import signal
+import time
 import traceback
 from collections.abc import Callable
 
@@ -38,6 +40,7 @@ class Clock:
 
     def __init__(self, timed_out: Callable[..., None]) -> None:
         self._timer, self._read, self._timed_out = signal.setitimer, os.pread, timed_out
+        self._processor, self._until = time.process_time, math.inf
         try:
             self._kernel = os.open("/proc/self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
@@ -47,7 +50,13 @@ class Clock:
         signal.signal(signal.SIGPROF, timed_out)
 
     def arm(self, seconds: float) -> None:
-        """Limit processor time, so that a busy machine fails no test; and the clock, for tests that wait. 0 ends it."""
+        """Limit processor time, so that a busy machine fails no test; and the clock, for tests that wait. 0 ends it.
+
+        Tested code can stop a timer, so what has run is looked at here as well.
+        """
+        if self._processor() > self._until:
+            self._timed_out()
+        self._until = self._processor() + seconds + LEAST_WAIT if seconds else math.inf
         self._waited = self._seconds_waited()
         self._timer(signal.ITIMER_PROF, seconds)
         self._timer(signal.ITIMER_REAL, seconds * CLOCK_FACTOR)

@@ -140,6 +140,7 @@ class Reporter:
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
         self.reports = []
         self.watch.check_item(item, self)
+        self.watch.begin_item()
         self.arm(self.seconds, item.nodeid)
         result = yield
         self.arm(0)
@@ -147,6 +148,8 @@ class Reporter:
         failures = [message for outcome, message in self.reports if outcome == "failed"]
         outcome = "failed" if failures or not self.reports else self.reports[-1][0]
         message = next(filter(None, failures), "")
+        if outcome == "passed" and not self.is_sentinel(item) and not self.watch.has_ended(item):
+            outcome, message = "failed", "the test did not come to its end"
         skips = [message for outcome, message in self.reports if outcome == "skipped"]
         if outcome != "failed" and skips:
             message = skips[-1] if outcome == "skipped" else "skipped in part"

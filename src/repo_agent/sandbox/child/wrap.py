@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import copy
+from collections.abc import Iterator
 
 CALLS = frozenset(
     "eq ne lt le gt ge contains countOf indexOf sub __eq__ __ne__ __lt__ __le__ __gt__ __ge__ __contains__ __sub__ "
@@ -47,10 +49,11 @@ class Operators(ast.NodeTransformer):
 
     def visit_AugAssign(self, node: ast.AugAssign) -> ast.stmt:
         self.generic_visit(node)
-        if not isinstance(node.target, ast.Name):
+        if not _is_plain(node.target):
             return node
-        operator = ast.Constant(type(node.op).__name__)
-        value = _call("@change", ast.Name(node.target.id, ast.Load()), operator, node.value)
+        before = copy.deepcopy(node.target)
+        before.ctx = ast.Load()
+        value = _call("@change", before, ast.Constant(type(node.op).__name__), node.value)
         return ast.copy_location(ast.Assign([node.target], value), node)
 
 
@@ -61,6 +64,11 @@ class Calls(ast.NodeTransformer):
         self._called: ast.expr | None = None
         self._named: set[ast.expr] = set()
         """Expressions that say which function something is."""
+        self._aliases: dict[str, str] = {}
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.stmt:
+        self._aliases |= {alias.asname: alias.name for alias in node.names if alias.asname}
+        return node
 
     def visit_Compare(self, node: ast.Compare) -> ast.expr:
         self._named |= {node.left, *node.comparators}
@@ -68,7 +76,7 @@ class Calls(ast.NodeTransformer):
         return node
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
-        name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        name = getattr(node.func, "attr", "") or self._aliases.get(word := getattr(node.func, "id", ""), word)
         if name in SAYING or name.startswith(OF_MOCKS):
             self._named |= {*node.args}
         self._called = node.func
@@ -77,6 +85,8 @@ class Calls(ast.NodeTransformer):
             return ast.copy_location(_call("@own", node), node)
         asserting = name.startswith(ASSERTING) and not name.startswith(OF_MOCKS)
         judge = "@gathered" if name in GATHERING else "@of_module" if name in OF_MODULES else "@arguments"
+        if (name in CALLS or asserting) and any(keyword.arg for keyword in node.keywords):
+            node.keywords = [_by_name(not node.args, node.keywords)]
         if (name in CALLS or asserting or judge != "@arguments") and node.args:
             method = isinstance(node.func, ast.Attribute)
             if isinstance(node.func, ast.Attribute):
@@ -145,6 +155,19 @@ def _together(has_receiver: bool, values: list[ast.expr], judge: str = "@argumen
     return ast.Starred(_call(judge, ast.Constant(has_receiver), *values), ast.Load())
 
 
+def _by_name(is_first: bool, keywords: list[ast.keyword]) -> ast.keyword:
+    keys: list[ast.expr | None] = [ast.Constant(one.arg) if one.arg else None for one in keywords]
+    values = ast.Dict(keys, [one.value for one in keywords])
+    return ast.keyword(None, _call("@named", ast.Constant(is_first), values))
+
+
+def _is_plain(target: ast.expr) -> bool:
+    """Whether a place can be looked up twice: names, attributes, and keys that are constants or names."""
+    if isinstance(target, ast.Subscript):
+        return isinstance(target.slice, (ast.Constant, ast.Name)) and _is_plain(target.value)
+    return isinstance(target, ast.Name) or (isinstance(target, ast.Attribute) and _is_plain(target.value))
+
+
 def _call(name: str, *values: ast.expr) -> ast.Call:
     return ast.Call(ast.Name(name, ast.Load()), list(values), [])
 
@@ -157,3 +180,46 @@ def first_statement(tree: ast.Module) -> int:
         if (number == 0 and text) or (isinstance(statement, ast.ImportFrom) and statement.module == "__future__"):
             at = number + 1
     return at
+
+
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def mark_ends(tree: ast.Module, path: str) -> set[str]:
+    """Let each function of the module and of its classes say that it has come to its end, or returns; what they say."""
+    ends = set()
+    for function in _functions(tree):
+        end = end_of(path, min(node.lineno for node in (function, *function.decorator_list)))
+        said = ast.Expr(_call("@ended", ast.Constant(end)))
+        function.body = [*map(_Returns(said).visit, function.body), said]
+        function.body = [part for parts in function.body for part in (parts if isinstance(parts, list) else [parts])]
+        ends.add(end)
+    return ends
+
+
+def end_of(path: str, line: int) -> str:
+    """What a function that begins in a line, decorators with it, says at its end."""
+    return f"{path}:{line}"
+
+
+def _functions(node: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, FUNCTIONS):
+            yield child
+        elif not isinstance(child, ast.expr):
+            yield from _functions(child)
+
+
+class _Returns(ast.NodeTransformer):
+    """Puts a statement before each return, those of functions inside aside."""
+
+    def __init__(self, said: ast.stmt) -> None:
+        self._said = said
+
+    def visit_Return(self, node: ast.Return) -> list[ast.stmt]:
+        return [self._said, node]
+
+    def _as_it_is(self, node: ast.AST) -> ast.AST:
+        return node
+
+    visit_FunctionDef = visit_AsyncFunctionDef = visit_ClassDef = visit_Lambda = _as_it_is
