@@ -27,14 +27,17 @@ from repo_agent.sandbox import supervise, warm
 from repo_agent.sandbox.isolate import Interpreter, Isolation, Plan, interpreter, planned
 from repo_agent.sandbox.job import TestJob
 from repo_agent.sandbox.results import Grade, Results, counted, verdict
+from repo_agent.sandbox.watch import MOST_DEPTH
 from repo_agent.sandbox.workspace import Workspace, regular_files
 
 PYTEST_FILES = ("conftest.py", "pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml", "tox.ini", "setup.cfg")
 CONFIG_FILES = frozenset((*PYTEST_FILES, "pyproject.toml", "sitecustomize.py", "usercustomize.py"))
 """Names by which a file changes how pytest or Python start."""
 
-MOST_PATH_BYTES = 3_000
+MOST_PATH_BYTES, MOST_PARTS = 3_000, MOST_DEPTH - 8
 """Of a file's name relative to the workspace; the kernel takes 4,096 in all."""
+BLOCK, SPARE = 4096, 2**20
+"""Bytes that a file takes at least, and that are left for what the runner itself writes."""
 
 
 async def grade(root: Path, job: TestJob, isolation: Isolation) -> Grade:
@@ -61,9 +64,11 @@ def _threads() -> ThreadPoolExecutor:
 def grade_now(root: Path, job: TestJob, isolation: Isolation, cancel: threading.Event | None = None) -> Grade:
     """`grade`, in this thread."""
     files = dict(_files(root, job))
-    if sum(map(len, files.values())) > job.bounds.disk_bytes or len(files) > job.bounds.files:
+    folders = {parent for name in files for parent in PurePosixPath(name).parents}
+    blocks = sum(-(-len(data) // BLOCK) for data in files.values()) + len(folders)
+    if blocks * BLOCK > job.bounds.disk_bytes - SPARE or len(files) + len(folders) > job.bounds.files:
         return Grade("failed", 0, 0, 0, None, "the workspace is too large to be tested")
-    if any(len(os.fsencode(name)) > MOST_PATH_BYTES for name in files):
+    if any(len(os.fsencode(name)) > MOST_PATH_BYTES or name.count("/") > MOST_PARTS for name in files):
         return Grade("failed", 0, 0, 0, None, "a path in the workspace is too long to be tested")
     cancel = cancel or threading.Event()
     end, key, scratch = _run(files, job, isolation, cancel)

@@ -236,6 +236,7 @@ class Comparisons:
         if (
             type(value) not in LEAVES
             and isinstance(holder, (dict, set))
+            and holder
             and self._differ(value, _asked(holder), COMPARING)
         ):
             self._stop()

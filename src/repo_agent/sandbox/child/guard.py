@@ -40,6 +40,11 @@ WATCHED = frozenset(
     "inspect".split()
 )
 
+RUNNING = ("pytest_pyfunc_call", "pytest_runtest")
+"""Hooks by which a conftest may run tests in its own way."""
+VARIABLES = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_PRELOAD", "LD_LIBRARY_PATH")
+"""By which the programs are found that tests start, and what those load."""
+
 
 class Guard:
     """Watches one run of tests in this process. `work` is the workspace; `job` says what is the task's."""
@@ -52,6 +57,7 @@ class Guard:
         self._comparisons = Comparisons(self._fail, self._origins)
         self._marks = Marks(self._fail, self._files.is_own)
         self._items = Items(self._fail, self._files.says, self._files.is_own, self._origins)
+        self._variables = {name: os.environ.get(name) for name in VARIABLES}
         self._own, self._with_unittest = frozenset(job["own"]), job["unittest"]
 
     def install(self, more: Sequence[type]) -> None:
@@ -103,9 +109,9 @@ class Guard:
         self._comparisons.forget_ends()
 
     def has_ended(self, item: pytest.Item) -> bool:
-        """Whether a test's function came to its end; true where that cannot be said."""
+        """Whether a test's function came to its end; true where nobody can say, or the task runs tests its way."""
         code = self._code_of(item)
-        return not self._origins.has(code) or self._comparisons.has_ended(code)
+        return any(map(self._files.says, RUNNING)) or not self._origins.has(code) or self._comparisons.has_ended(code)
 
     def check_item(self, item: pytest.Item, reporter: object) -> None:
         """Before and after a test: the few functions that every result passes through, and the test itself."""
@@ -119,6 +125,9 @@ class Guard:
             self._fail("the watch on the tests was replaced")
         self._files.check_modules()
         self._files.check_folder()
+        for name, value in self._variables.items():
+            if os.environ.get(name) != value and not self._files.says(name):
+                self._fail(f"{name} of the environment was changed")
         self._check_instances(item.session)
 
     def check_object(self, item: pytest.Item) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
 import pytest
@@ -68,6 +69,8 @@ class Items:
         hooks: list[Any] = [sys.gettrace(), sys.getprofile(), threading.gettrace(), threading.getprofile()]
         called = [hook if code_of(hook) is not None else type(hook).__call__ for hook in hooks if hook]
         ours = any(code_of(one) is not None and not self._origins.is_library(code_of(one)) for one in called)
+        bound = [type(hook.__self__) for hook in hooks if isinstance(hook, MethodType)]
+        ours = ours or not all(map(self._origins.stands, bound))
         return ours or any(tool not in (None, "coverage") for tool in tools)
 
 

@@ -19,6 +19,8 @@ CLOSED = frozenset({"pytest", "_pytest", "pluggy", "unittest"})
 FREE = ("hook", "warn", "set_trace", "__getattr__")
 """Parts of names that pytest, and programs, may give another meaning."""
 CHANGING, SAYING = ("sys", "time"), ("maxDiff", "longMessage")
+OF_SYS = frozenset({"executable", "platform", "byteorder", "maxsize", "maxunicode", "version", "hexversion"})
+"""What tests choose by, all the same."""
 """Modules whose constants are none; attributes of a test case that only say how much is told."""
 
 
@@ -166,7 +168,7 @@ def _is_of_class(owner: type, name: str, value: object) -> bool:
 def _is_constant(module: ModuleType, name: str, value: object) -> bool:
     """Such as math.pi. Programs do set what some libraries hold in the open, so only Python's own and numpy's count."""
     root = module.__name__.split(".")[0]
-    own = root == "numpy" or (root in sys.stdlib_module_names and root not in CHANGING)
+    own = root == "numpy" or (root in sys.stdlib_module_names and root not in CHANGING) or name in OF_SYS
     return own and name[:1] != "_" and type(value) in CONSTANTS
 
 

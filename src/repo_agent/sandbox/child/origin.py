@@ -140,6 +140,8 @@ class Origins:
         found = [(owner, name, vars(owner)[name]) for owner in owners for name in methods if name in vars(owner)]
         if any(not self._is_trusted(kind, *method) for method in found):
             return FOREIGN
+        if any(self._is_tasks(owner) for owner, _, _ in found):
+            return PLAIN  # believed whatever it holds
         return INNER if found and not is_passed_over(kind) else PLAIN
 
     def _is_trusted(self, kind: type, owner: type, name: str, method: Any) -> bool:
@@ -149,14 +151,14 @@ class Origins:
             return method.__name__ == name and method.__objclass__ in _mro(kind)
         if type(method) is not types.FunctionType:
             return False
-        return self.has(method.__code__) or (self.is_library(method.__code__) and self._stands(owner, method))
+        return self.has(method.__code__) or (self.is_library(method.__code__) and self.stands(owner, method))
 
     def _is_of_library(self, path: str) -> bool:
         if path not in self._places:
             self._places[path] = os.path.realpath(path).startswith(self._folders)
         return self._places[path]
 
-    def _stands(self, *things: Any) -> bool:
+    def stands(self, *things: Any) -> bool:
         """Whether a class or function is what a library's module, or a class of it, has by that name."""
         for thing in things:
             found: object = sys.modules.get(thing.__module__)
@@ -201,6 +203,12 @@ def _elements(value: Any, kind: type) -> list[Any]:
     numpy = sys.modules.get("numpy")
     if numpy is not None and getattr(numpy, "ndarray", None) in _mro(kind):
         return list(value.flat) if value.dtype.hasobject else []
+    pandas = sys.modules.get("pandas")
+    for name in ("DataFrame", "Series", "Index"):
+        base: Any = getattr(pandas, name, None)
+        if base in _mro(kind):
+            array = base.to_numpy(value)
+            return list(array.flat) if array.dtype.hasobject else []
     return gc.get_referents(value)
 
 

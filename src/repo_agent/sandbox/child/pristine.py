@@ -21,7 +21,16 @@ import _pytest.assertion.rewrite as rewrite
 
 from repo_agent.sandbox.child.marks import METHODS, same, state_of
 from repo_agent.sandbox.child.origin import Origins, is_passed_over
-from repo_agent.sandbox.child.source import bound_by, modules_of, rebound, stored, text_of, top_level, tree_of
+from repo_agent.sandbox.child.source import (
+    binds_unseen,
+    bound_by,
+    modules_of,
+    rebound,
+    stored,
+    text_of,
+    top_level,
+    tree_of,
+)
 
 OF_MODULES = frozenset(
     "__name__ __doc__ __package__ __loader__ __spec__ __path__ __file__ __cached__ __builtins__ __annotations__ "
@@ -162,13 +171,14 @@ class Pristine:
             self._check_class(owner, before)
 
     def _check_class(self, owner: type, before: Mapping[str, object]) -> None:
-        """A class of the tests has its methods, and none in the place of one that it inherits."""
+        """A class of the tests has what it had, and no method in the place of one that it inherits."""
         for name, now in list(vars(owner).items()):
             value = before.get(name)
             if now is value or name in self._rebound or self.is_own(now, name):
                 continue
             inherits = any(name in vars(above) for above in owner.__mro__[1:])
-            if isinstance(value, METHODS) or (callable(now) and inherits):
+            given = name in before and name[:2] != "__"
+            if given or isinstance(value, METHODS) or (callable(now) and inherits):
                 self._fail(f"{name} of {owner.__name__} was replaced")
 
     def _folder(self) -> str:
@@ -186,7 +196,7 @@ class Pristine:
         tree = self._trees.get(path)
         if tree is None:
             return
-        stars = any(isinstance(node, ast.ImportFrom) and node.names[0].name == "*" for node in ast.walk(tree))
+        stars = any(map(binds_unseen, ast.walk(tree)))
         self._names[module] = frozenset(stored(compile(tree, path, "exec", dont_inherit=True)))
         for name in vars(module):
             if not stars or (name.startswith(OF_HOOKS) and not self.says(name)):

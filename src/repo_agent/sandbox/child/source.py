@@ -65,3 +65,10 @@ def stored(code: CodeType, outer: bool = True) -> Iterator[str]:
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from stored(constant, outer=False)
+
+
+def binds_unseen(node: ast.AST) -> bool:
+    """Whether names come by it that the source does not say: `from m import *`, `exec(…)`, `globals()`."""
+    if isinstance(node, ast.ImportFrom):
+        return node.names[0].name == "*"
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("exec", "globals")

@@ -8,15 +8,17 @@ from collections.abc import Iterator
 
 CALLS = frozenset(
     "eq ne lt le gt ge contains countOf indexOf sub __eq__ __ne__ __lt__ __le__ __gt__ __ge__ __contains__ __sub__ "
-    "index count remove isclose allclose array_equal array_equiv issubset issuperset isdisjoint".split()
+    "index count remove equals isclose allclose array_equal array_equiv issubset issuperset isdisjoint".split()
 )
 OF_MODULES = frozenset(
-    "equal not_equal less less_equal greater greater_equal subtract divide true_divide isin in1d allequal".split()
+    "equal not_equal less less_equal greater greater_equal subtract divide true_divide isin in1d allequal "
+    "setdiff1d setxor1d intersect1d union1d".split()
 )
 """Such calls where they are a module's, numpy's first of all."""
 GATHERING = frozenset(
     "set frozenset Counter fromkeys min max sorted union intersection difference symmetric_difference "
-    "update intersection_update difference_update symmetric_difference_update".split()
+    "update intersection_update difference_update symmetric_difference_update "
+    "sum groupby SequenceMatcher unified_diff context_diff ndiff".split()
 )
 """Calls that compare what they are given with each other, and with what is there."""
 PASSED_ON = frozenset("eq ne lt le gt ge contains sub __eq__ __ne__ __contains__ __sub__ isclose".split())
@@ -112,7 +114,7 @@ class Calls(ast.NodeTransformer):
 
     def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
         self.generic_visit(node)
-        if isinstance(node.ctx, ast.Load) and not isinstance(node.slice, (ast.Constant, ast.Slice, ast.Tuple)):
+        if not isinstance(node.ctx, ast.Store) and not isinstance(node.slice, (ast.Constant, ast.Slice, ast.Tuple)):
             node.value, node.slice = _looked_up(node.value, node.slice)
         return node
 
