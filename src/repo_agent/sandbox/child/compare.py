@@ -25,8 +25,9 @@ from typing import Any
 import _pytest.assertion.rewrite
 import pytest
 
+from repo_agent.sandbox.child.course import Course
 from repo_agent.sandbox.child.origin import CALCULATING, COMPARING, CONTAINERS, LEAVES, METHODS, Origins, is_passed_over
-from repo_agent.sandbox.child.wrap import Calls, Operators, end_of, first_statement, mark_ends
+from repo_agent.sandbox.child.wrap import Calls, Operators, first_statement, mark_ends
 
 COMPARE: Mapping[str, Callable[[Any, Any], object]] = {
     "Eq": operators.eq,
@@ -69,11 +70,11 @@ class Comparisons:
         self._fail, self._origins = fail, origins
         self._local = _Stack()
         self._any: object = None
-        self._ends: set[str] = set()
-        self._ended: set[str] = set()
+        self.course = Course(fail, origins)
         names = ("compare", "link", "linked", "calculate", "change", "receiver", "arguments", "key", "subject", "own")
-        more = ("of_module", "gathered", "pairs", "passed_on", "named", "ended")
+        more = ("of_module", "gathered", "pairs", "passed_on", "named", "received")
         self._given: dict[str, object] = {f"@{name}": getattr(self, name) for name in (*names, *more)}
+        self._given |= self.course.given()
 
     def install(self, with_unittest: bool, watched: Collection[str]) -> None:
         """Let pytest, on rewriting one of the files `watched`, put calls of ours in the place of comparisons."""
@@ -91,7 +92,7 @@ class Comparisons:
             ast.fix_missing_locations(tree)
             original(tree, source, path, *args)
             Operators().visit(tree)
-            self._ends |= mark_ends(tree, str(path))
+            self.course.ends |= mark_ends(tree, str(path))
             names = [ast.alias(name, None) for name in self._given]
             tree.body[first_statement(tree) : 0] = [ast.ImportFrom(SOURCE, names, 0)]
             ast.fix_missing_locations(tree)
@@ -198,6 +199,15 @@ class Comparisons:
             return values
         return self.arguments(False, *values)
 
+    def received(self, has_receiver: bool, *values: object) -> tuple[object, ...]:
+        """What a mock, which is asked, should have been called with last."""
+        call = getattr(self._local.stack.pop(), "call_args", None)
+        given = call[0] if isinstance(call, tuple) and len(call) == 2 else ()
+        for one, expected in zip(given, values, strict=False):
+            if expected is not self._any and self._differ(one, expected, COMPARING):
+                self._stop()
+        return values
+
     def gathered(self, has_receiver: bool, *values: object) -> tuple[object, ...]:
         """The arguments of a call that compares their elements with each other: `set`, `max`, `union`."""
         holder = self._local.stack.pop() if has_receiver else None
@@ -261,18 +271,6 @@ class Comparisons:
 
     def _stop(self) -> None:
         self._fail("a returned value decides for itself what it equals")
-
-    def ended(self, end: str) -> None:
-        """A function of the tests has come to its end."""
-        self._ended.add(end)
-
-    def forget_ends(self) -> None:
-        self._ended.clear()
-
-    def has_ended(self, code: types.CodeType) -> bool:
-        """Whether a function has, since `forget_ends`; true of one that no test file defines in the open."""
-        end = end_of(code.co_filename, code.co_firstlineno)
-        return end in self._ended or end not in self._ends
 
     def replaced_in(self, space: Mapping[str, object]) -> bool:
         """Whether a test module no longer holds what it was given."""

@@ -106,12 +106,16 @@ class Guard:
             self._check_code(item)
 
     def begin_item(self) -> None:
-        self._comparisons.forget_ends()
+        self._comparisons.course.begin()
 
     def has_ended(self, item: pytest.Item) -> bool:
         """Whether a test's function came to its end; true where nobody can say, or the task runs tests its way."""
         code = self._code_of(item)
-        return any(map(self._files.says, RUNNING)) or not self._origins.has(code) or self._comparisons.has_ended(code)
+        return (
+            any(map(self._files.says, RUNNING))
+            or not self._origins.has(code)
+            or self._comparisons.course.has_ended(code)
+        )
 
     def check_item(self, item: pytest.Item, reporter: object) -> None:
         """Before and after a test: the few functions that every result passes through, and the test itself."""

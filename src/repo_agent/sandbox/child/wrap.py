@@ -27,11 +27,17 @@ SAYING = frozenset({"assertIs", "assertIsNot", "assertEqual", "assertNotEqual"})
 """Assertions that may say which function something is, as comparisons and those of mocks do; nobody is handed it."""
 KEYED = frozenset({"get", "pop", "setdefault", "discard"})
 """Calls that look their first argument up in a dict or a set."""
+OF_LAST_CALL = frozenset({"assert_called_with", "assert_called_once_with"})
 ASSERTING, OF_MOCKS = "assert_", ("assert_called", "assert_has", "assert_any", "assert_not", "assert_awaited")
 
 
 class Operators(ast.NodeTransformer):
     """Puts the methods of `Comparisons` in the place of comparisons and calculations, once pytest has rewritten."""
+
+    def __init__(self) -> None:
+        self._inside = 0
+        """Functions around."""
+        self._managers: list[str] = []
 
     def visit_Compare(self, node: ast.Compare) -> ast.expr:
         self.generic_visit(node)
@@ -57,6 +63,41 @@ class Operators(ast.NodeTransformer):
         before.ctx = ast.Load()
         value = _call("@change", before, ast.Constant(type(node.op).__name__), node.value)
         return ast.copy_location(ast.Assign([node.target], value), node)
+
+    def visit_With(self, node: ast.With) -> ast.AST | list[ast.AST]:
+        return self._watched(node)
+
+    def visit_AsyncWith(self, node: ast.AsyncWith) -> ast.AST | list[ast.AST]:
+        return self._watched(node)
+
+    def _watched(self, node: ast.With | ast.AsyncWith) -> ast.AST | list[ast.AST]:
+        """`with`, in a function: an assertion that leaves the body is noted, and so is what goes on after it."""
+        self.generic_visit(node)
+        if not self._inside:
+            return node
+        names = []
+        for item in node.items:
+            names.append(f"@manager{len(self._managers)}")
+            self._managers.append(names[-1])
+            item.context_expr = ast.NamedExpr(ast.Name(names[-1], ast.Store()), item.context_expr)
+        noted = ast.ExceptHandler(
+            ast.Name("@AssertionError", ast.Load()), None, [ast.Expr(_call("@lost")), ast.Raise()]
+        )
+        node.body = [ast.Try([ast.Expr(_call("@entered")), *node.body], [noted], [], [])]
+        kept = ast.Expr(_call("@kept", *(ast.Name(name, ast.Load()) for name in names)))
+        return [node, kept, ast.Assign([ast.Name(name, ast.Store()) for name in names], ast.Constant(None))]
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        return self._function(node)
+
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.AST:
+        return self._function(node)
+
+    def _function(self, node: ast.AST) -> ast.AST:
+        self._inside += 1
+        self.generic_visit(node)
+        self._inside -= 1
+        return node
 
 
 class Calls(ast.NodeTransformer):
@@ -85,6 +126,9 @@ class Calls(ast.NodeTransformer):
         self.generic_visit(node)
         if name == "approx":
             return ast.copy_location(_call("@own", node), node)
+        if name in OF_LAST_CALL and isinstance(node.func, ast.Attribute) and node.args:
+            node.func.value = _call("@receiver", node.func.value)
+            node.args = [_together(True, node.args, "@received")]
         asserting = name.startswith(ASSERTING) and not name.startswith(OF_MOCKS)
         judge = "@gathered" if name in GATHERING else "@of_module" if name in OF_MODULES else "@arguments"
         if (name in CALLS or asserting) and any(keyword.arg for keyword in node.keywords):
