@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from attacks import ATTACKS, attacked
 from forgeries import FORGERIES, forged
+from kin import KIN
 from relatives import RELATIVES
 
 from repo_agent.sandbox import canary
@@ -37,7 +38,7 @@ def main() -> None:
         cells = [f"{'held' if not found.why else 'NOT HELD'} {found.seconds:4.1f} s" for found in findings.values()]
         print(f"{name:38}" + "".join(f"{cell:16}" for cell in cells), flush=True)
         notes += [f"{name}, {layer}: {found.why}" for layer, found in findings.items() if found.why]
-    for name, forgery in (FORGERIES | RELATIVES).items():
+    for name, forgery in (FORGERIES | RELATIVES | KIN).items():
         outcomes = [forged(forgery, Isolation(layer)).outcome for layer in layers]
         print(f"{name:38}" + "".join(f"{outcome:16}" for outcome in outcomes), flush=True)
     print("\n".join(notes))

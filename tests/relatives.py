@@ -424,5 +424,43 @@ NOT_COVERED = {
         "from packaging.specifiers import SpecifierSet\ndef f(x):\n    return SpecifierSet('')\n",
         test=_one("assert '1' in f(1)"),
     ),
+    "what a library's comparison asks of a class of its own": Forgery(
+        "class Always:\n    def __eq__(self, other):\n        return True\n    __hash__ = None\nfrom collections.abc import Mapping\nclass M(Mapping):\n    def __getitem__(self, k): return Always()\n    def __iter__(self): return iter(['a'])\n    def __len__(self): return 1\ndef f(x):\n    return M()\n",
+        test="from m import f\n\n\ndef test_one():\n    assert f(1) == {'a': 1}\n",
+    ),
+    "an assertion in a callback, swallowed": Forgery(
+        "def f(call):\n    try:\n        call(0)\n    except BaseException:\n        pass\n",
+        test="from m import f\n\n\ndef test_one():\n    def got(x):\n        assert x == 1\n    f(got)\n",
+    ),
+    "a builtin that comes with a star": Forgery(
+        "def abs(x): return 0\ndef f(x):\n    return 0\n",
+        test="from m import *\n\n\ndef test_one():\n    assert abs(f(1) - 1) < 1e-9\n",
+    ),
+    "where a module says that it lies": Forgery(
+        "import pathlib\nd = pathlib.Path('other'); d.mkdir(exist_ok=True)\n(d / 'data.json').write_text('[[1, 0]]')\n__file__ = str(d / 'm.py')\ndef f(x):\n    return 0\n",
+        test="import json\nfrom pathlib import Path\nimport m\nfrom m import f\n\nDATA = json.loads((Path(m.__file__).parent / 'data.json').read_text())\n\n\ndef test_one():\n    for x, y in DATA:\n        assert f(x) == y\n",
+        more={"data.json": "[[1, 1]]"},
+    ),
+    "an assumption of hypothesis": Forgery(
+        "from hypothesis import assume\ndef f(x):\n    assume(x < 6)\n    return x\n",
+        test="from m import f\nfrom hypothesis import given, settings, strategies as st\n\n\n@settings(database=None)\n@given(st.integers(0, 9))\ndef test_one(n):\n    assert f(n) == n\n",
+    ),
+    "a profile of hypothesis": Forgery(
+        "import hypothesis\nhypothesis.settings.register_profile('x', max_examples=1, database=None)\nhypothesis.settings.load_profile('x')\ndef f(x):\n    return 0\n",
+        test="from m import f\nfrom hypothesis import given, settings, strategies as st\n\n\n@given(st.integers(0, 9))\ndef test_one(n):\n    assert f(n) == n\n",
+    ),
+    "nothing, close to anything": Forgery(
+        "def f(x):\n    return []\n",
+        test="import numpy as np\nfrom m import f\n\n\ndef test_one():\n    assert np.allclose(f(1), 1)\n",
+    ),
+    "a child that ends before it asserts": Forgery(
+        "import os, sys\nif 'pytest' not in sys.modules: os._exit(0)\ndef f(x):\n    return 0\n",
+        test="import subprocess, sys\nimport m\n\n\ndef test_one():\n    subprocess.run([sys.executable, 'check.py'], check=True)\n",
+        more={"check.py": "import m\nassert m.f(1) == 1\n"},
+    ),
+    "the precision of decimals": Forgery(
+        "import decimal\ndef f(x):\n    decimal.getcontext().prec = 1\n    return decimal.Decimal('0.3')\n",
+        test="from decimal import Decimal\nfrom m import f\n\n\ndef test_one():\n    assert f(1) == Decimal(1) / Decimal(3)\n",
+    ),
 }
 """What docs/threat-model.md says is not covered: these pass."""

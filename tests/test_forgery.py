@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from attacks import ATTACKS
 from forgeries import FORGERIES, GOOD, RAISES, TEST, UNITTEST, Forgery, forged
+from kin import KIN
 from relatives import NOT_COVERED, RELATIVES
 
 from repo_agent.sandbox import canary
@@ -34,14 +35,14 @@ QUICK = (
 
 @pytest.mark.parametrize("name", QUICK)
 def test_the_plainest_forgeries_fail(name: str) -> None:
-    forgery = (FORGERIES | RELATIVES)[name]
+    forgery = (FORGERIES | RELATIVES | KIN)[name]
     assert forged(forgery, canary.choose(unsafe_local=True)).outcome in ("failed", "crashed", "tampered")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*FORGERIES, *RELATIVES])
+@pytest.mark.parametrize("name", [*FORGERIES, *RELATIVES, *KIN])
 def test_no_forgery_passes(name: str, layer: Isolation) -> None:
-    result = forged((FORGERIES | RELATIVES)[name], layer)
+    result = forged((FORGERIES | RELATIVES | KIN)[name], layer)
     assert result.outcome in ("failed", "crashed", "tampered"), result
 
 
@@ -129,4 +130,4 @@ def test_the_threat_model_names_everything_that_is_tried() -> None:
     page = (Path(__file__).parent.parent / "docs/threat-model.md").read_text()
     rows = [row.split("|") for row in page.split("containment -->")[1].splitlines() if row.startswith("| ")]
     named = [name.strip() for row in rows[1:] for name in row[2].split(";")]
-    assert sorted(named) == sorted([*ATTACKS, *FORGERIES, *RELATIVES])
+    assert sorted(named) == sorted([*ATTACKS, *FORGERIES, *RELATIVES, *KIN])

@@ -200,6 +200,76 @@ def test_an_honest_test_is_not_accused(name: str) -> None:
     assert grade.outcome == "passed", grade
 
 
+PROGRAMS = {
+    "a key of a dict of objects": (
+        "import dataclasses\n@dataclasses.dataclass\nclass E:\n    v: int\ndef f(x):\n    return {'a': E(x)}\n",
+        "from m import f\n\n\ndef test_one():\n    assert 'a' in f(1)\n    assert f(1).keys() == {'a'}\n    assert {'a'} == f(1).keys()\n    assert f(1)['a'].v == 1\n    assert 'b' not in f(1)\n",
+    ),
+    "a list that adds": (
+        "class Vec(list):\n    def __add__(s, o): return Vec(list(s)+list(o))\n    def __mul__(s,k): return Vec(x*k for x in s)\ndef f(x):\n    return Vec([x])\n",
+        "from m import f\n\n\ndef test_one():\n    assert f(1) == [1]\n    assert list(f(1) + f(2)) == [1, 2]\n",
+    ),
+    "assertions by keywords": (
+        "class Vec(list):\n    def __add__(s, o): return Vec(list(s)+list(o))\ndef f(x):\n    return Vec([x])\n",
+        "import unittest\nfrom m import f\nclass T(unittest.TestCase):\n    def test_one(self):\n        self.assertEqual(f(1), [1])\n        self.assertIn(member=1, container=f(1))\n        self.assertListEqual(list1=list(f(1)), list2=[1])\n        self.assertLess(a=1, b=2)\n        self.assertDictEqual(d1={1:1}, d2={1:1})\n        self.assertAlmostEqual(first=1.0, second=1.0)\n",
+    ),
+    "a module that is an object with slots": (
+        "import sys\nclass M:\n    __slots__=('f',)\n    def __init__(self): self.f=lambda x: x\nsys.modules[__name__]=M()\n",
+        "from m import f\n\n\ndef test_one():\n    assert f(1) == 1\n",
+    ),
+    "ends of many kinds": (
+        "def f(x):\n    return x\n",
+        'import contextlib, functools, pytest, unittest\nfrom unittest import mock\nimport numpy as np\nfrom m import f\n\n\ndef deco(fn):\n    @functools.wraps(fn)\n    def inner(*a, **k):\n        return fn(*a, **k)\n    return inner\n\n\ndef bare(fn):\n    def inner():\n        return fn()\n    return inner\n\n\n@deco\ndef test_one():\n    if f(1) == 1:\n        return\n    assert 0\n\n\n@bare\ndef test_two():\n    d = {\'a\': 3}\n    d[\'a\'] -= f(1)\n    k = \'a\'\n    d[k] += 1\n    assert d == {\'a\': 3}\n\n\n@mock.patch("m.f")\n@pytest.mark.parametrize("x", [1, 2])\ndef test_three(g, x):\n    with contextlib.suppress(ValueError):\n        raise ValueError\n    try:\n        return None\n    finally:\n        x += 1\n\n\nclass TestA:\n    n = 0\n\n    def test_a(self):\n        self.n += f(2)\n        self.n -= 1\n        assert self.n == 1\n\n    @staticmethod\n    def test_b():\n        np.testing.assert_allclose(actual=np.array([f(1), 2]), desired=[1, 2], rtol=1e-3, err_msg="x")\n        np.testing.assert_allclose(np.array([f(1), 2]), desired=[1, 2], **{"rtol": 1})\n\n    def test_c(self):\n        def inner():\n            return 3\n        for _ in range(3):\n            if inner() == 3:\n                return inner()\n\n\nclass TestU(unittest.TestCase):\n    @mock.patch("m.f", lambda x: 5)\n    def test_m(self):\n        import m\n        self.assertEqual(m.f(1), 5)\n\n    def test_raises(self):\n        with self.assertRaises(ZeroDivisionError):\n            1 / 0\n\n\nclass TestAsync(unittest.IsolatedAsyncioTestCase):\n    async def test_x(self):\n        self.assertEqual(f(3), 3)\n\n\n@pytest.fixture\ndef thing():\n    yield f(1)\n\n\ndef test_fix(thing):\n    """Doc."""\n    assert thing == 1\n\n\ndef test_doc_only():\n    """Doc."""\n\n\nlam = test_lambda = lambda: f(1)\ntest_partial = functools.partial(f, 1)\n',
+    ),
+    "with, of many kinds": (
+        "class f:\n    def __init__(s,x): s.x=x\n    def __enter__(s): return s.x\n    def __exit__(s,*a): s.x=None; return False\n    async def __aenter__(s): return s.x\n    async def __aexit__(s,*a): return None\nclass Own:\n    def __eq__(s,o): return False\n",
+        'import contextlib, io, threading, unittest, warnings, pytest, gc, weakref, asyncio\nfrom unittest import mock\nfrom m import f, Own\n\n\nclass Thing:\n    pass\n\n\n@contextlib.contextmanager\ndef mine():\n    yield 1\n\n\ndef test_one(tmp_path, monkeypatch):\n    with pytest.raises(AssertionError):\n        with f(1):\n            assert f is None\n    with f(2):\n        pass\n    with contextlib.suppress(AssertionError):\n        assert 0\n    with mine() as a, f(3) as b:\n        assert a == 1 and b == 3\n    with (tmp_path / "a").open("w") as file, threading.Lock():\n        file.write("a")\n    for n in range(3):\n        with f(n) as got:\n            if got == 1:\n                continue\n            if got == 2:\n                break\n    with pytest.raises(ValueError, match="x"), warnings.catch_warnings():\n        raise ValueError("x")\n    with monkeypatch.context() as m:\n        m.setattr("m.f", 3)\n    with mock.patch("m.f") as g:\n        g(5, k=Own())\n        g.assert_called_once_with(5, k=mock.ANY)\n    with io.StringIO() as text:\n        text.write("a")\n    try:\n        with f(1):\n            assert f is None\n    except AssertionError:\n        pass\n    with f(2):\n        pass\n\n\ndef test_gc():\n    with f(Thing()) as t:\n        ref = weakref.ref(t)\n    del t\n    gc.collect()\n    assert ref() is None\n\n\nasync def go():\n    async with f(1) as a:\n        assert a == 1\n    return a\n\n\ndef test_async():\n    assert asyncio.run(go()) == 1\n\n\nclass TestU(unittest.TestCase):\n    def test_a(self):\n        with self.subTest(a=1), self.assertRaises(KeyError):\n            {}["a"]\n        cb = mock.Mock()\n        cb(Own())\n        cb.assert_called_with(mock.ANY)\n        cb(1, a=2)\n        cb.assert_called_with(1, a=2)\n\n    def test_b(self):\n        with self.assertRaises(AssertionError):\n            self.assertEqual(1, 2)\n\n\ndef test_gen(thing):\n    assert next(gen()) == 1\n\n\ndef gen():\n    with f(1) as a:\n        yield a\n\n\n@pytest.fixture\ndef thing():\n    with f(1) as a:\n        yield a\n',
+    ),
+    "a float that subtracts": (
+        "class C(float):\n    def __sub__(self, o): return C(float(self) - float(o))\ndef f(x):\n    return C(x)\n",
+        "from m import f\n\n\ndef test_one():\n    assert f(1) == 1.0\n",
+    ),
+    "names that exec brings": (
+        "def f(x):\n    return x\n",
+        "from pathlib import Path\n\nexec('from m import f')\nexec(Path('m.py').read_text())\n\n\ndef test_one():\n    assert f(1) == 1\n",
+    ),
+    "keys of its own, looked up": (
+        "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass Key:\n    n: int\ndef f(x):\n    return Key(x)\n",
+        "import pytest\nfrom m import f\n\n\ndef test_one():\n    d, seen = {}, set()\n    assert d.get(f(1)) is None\n    with pytest.raises(KeyError):\n        d[f(1)]\n    seen.discard(f(1))\n    d[f(1)] = 'a'\n    assert d[f(1)] == 'a' and f(1) in d and f(2) not in d\n    del d[f(1)]\n    assert not d\n",
+    ),
+    "a pandas Series": (
+        "import pandas as pd\ndef f(x):\n    return pd.Series([x, 'a'])\n",
+        "import pandas as pd\nfrom m import f\n\n\ndef test_one():\n    assert (f(1) == pd.Series([1, 'a'])).all() and f(1).equals(pd.Series([1, 'a'])) and list(f(1)) == [1, 'a']\n    pd.testing.assert_series_equal(f(1), pd.Series([1, 'a']))\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_an_honest_program_is_not_accused(name: str) -> None:
+    program, test = PROGRAMS[name]
+    if "pandas" in test:
+        pytest.importorskip("pandas")
+    grade = forged(Forgery(program, test=test), canary.choose(unsafe_local=True))
+    assert grade.outcome == "passed", grade
+
+
+def test_what_a_class_holds_that_the_task_lets_compare_is_not_looked_at() -> None:
+    program = (
+        "import weakref\nfrom dataclasses import dataclass\n@dataclass\nclass Node:\n    value: int\n    next: object = None\n"
+        "class Linked:\n    def __init__(self, values):\n        self.head = self.up = None\n        for v in reversed(values):\n"
+        "            self.head = Node(v, self.head)\n        self.up = self.head and weakref.proxy(self.head)\n"
+        "    def __iter__(self):\n        n = self.head\n        while n:\n            yield n.value\n            n = n.next\n"
+        "    def __eq__(self, o):\n        return list(self) == list(o)\n"
+    )
+    given = (
+        "class Linked:\n    def __init__(self, values):\n        pass\n    def __eq__(self, o):\n        return False\n"
+    )
+    test = "from m import Linked\n\n\ndef test_one():\n    assert Linked([1, 2]) == [1, 2]\n"
+    task = Task("linked", "g", {"m.py": given, "test_m.py": test}, ("test_m.py",))
+    with Workspace({**task.files, "m.py": program}) as workspace:
+        assert grade_now(workspace.root, test_job(task), canary.choose(unsafe_local=True)).output == "1 passed"
+
+
 def test_helpers_and_a_package_of_tests_are_not_accused() -> None:
     files = {
         "m.py": PROGRAM,

@@ -247,6 +247,23 @@ def test_a_conftest_of_the_model_is_left_out_and_one_of_the_task_is_used():
     assert judge("f = None\n", own).outcome == "passed"
 
 
+def test_a_program_that_stops_the_timers_is_timed_out_all_the_same(layer):
+    stops = "import signal, time\ndef f(x):\n    signal.setitimer(signal.ITIMER_PROF, 0)\n"
+    result = judge(
+        stops + "    end = time.process_time() + 3\n    while time.process_time() < end: pass\n    return x\n",
+        JOB,
+        layer,
+    )
+    assert (result.outcome, result.passed) == ("timed_out", 0)
+
+
+def test_a_workspace_that_cannot_be_laid_out_is_a_grade(layer):
+    for more in ({f"a{n}__b{n}__c{n}__d": "" for n in range(5_000)}, {"__".join("a" * 200): ""}):
+        assert judge(GOOD, JOB, layer, **more).outcome == "failed"
+    full = {f"a{n}": "x" for n in range(900)} | {"big": " " * (JOB.bounds.disk_bytes - 3 * 2**20)}
+    assert judge(GOOD, JOB, layer, **full).outcome == "failed"
+
+
 def test_stale_bytecode_and_links_do_not_come_along(tmp_path):
     (tmp_path / "secret.py").write_text("f = abs\n")
     with Workspace({"test_m.py": TEST}) as workspace:

@@ -129,6 +129,9 @@ class Guard:
             self._fail("the watch on the tests was replaced")
         self._files.check_modules()
         self._files.check_folder()
+        policy = vars(sys.modules.get("asyncio.events", sys)).get("_event_loop_policy")
+        if policy is not None and not self._origins.stands(type(policy)) and not self._files.says("olicy"):
+            self._fail("asyncio was given another policy")
         for name, value in self._variables.items():
             if os.environ.get(name) != value and not self._files.says(name):
                 self._fail(f"{name} of the environment was changed")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import copy
 import json
+import re
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import CellType, FunctionType, MethodType, ModuleType
@@ -95,6 +97,9 @@ class Marks:
             held = vars(owner).get(name, {})
             table = held if isinstance(held, dict) else vars(held)
             self._tables.append((f"{owner.__name__}.{name}", table, dict(table), closed))
+        for name in ("utf-8", "ascii", "latin-1"):
+            codec: dict[Any, Any] = vars(codecs.lookup(name))
+            self._tables.append((f"the codec {name}", codec, dict(codec), True))
 
     def note_class(self, owner: type) -> None:
         self._note(owner, _is_of_class)
@@ -117,6 +122,9 @@ class Marks:
                 closed and len(table) > len(before)
             ):
                 self._fail(f"{name} was changed")
+        patterns = {**vars(re).get("_cache", {}), **vars(re).get("_cache2", {})}
+        if any(type(kept) is re.Pattern and kept.pattern != key[1] for key, kept in patterns.items()):
+            self._fail("a pattern that re keeps was changed")
         for owner, names in self._names.items():
             for name in vars(owner).keys() - names:
                 value = vars(owner)[name]
