@@ -229,6 +229,13 @@ PROGRAMS = {
         "class C(float):\n    def __sub__(self, o): return C(float(self) - float(o))\ndef f(x):\n    return C(x)\n",
         "from m import f\n\n\ndef test_one():\n    assert f(1) == 1.0\n",
     ),
+    "a decorator that wants an exception": (
+        "def f(x):\n    raise KeyError(x)\n",
+        "import contextlib\nfrom m import f\n\n\n"
+        "class Raises(contextlib.ContextDecorator):\n    def __enter__(self): return self\n"
+        "    def __exit__(self, kind, error, trace): return kind is KeyError\n\n\nraises = Raises()\n\n\n"
+        "@raises\ndef test_one():\n    f(1)\n",
+    ),
     "names that exec brings": (
         "def f(x):\n    return x\n",
         "from pathlib import Path\n\nexec('from m import f')\nexec(Path('m.py').read_text())\n\n\ndef test_one():\n    assert f(1) == 1\n",

@@ -235,6 +235,8 @@ def mark_ends(tree: ast.Module, path: str) -> set[str]:
     """Let each function of the module and of its classes say that it has come to its end, or returns; what they say."""
     ends = set()
     for function in _functions(tree):
+        if any("raises" in ast.unparse(decorator) for decorator in function.decorator_list):
+            continue  # it may be meant to end early
         end = end_of(path, min(node.lineno for node in (function, *function.decorator_list)))
         said = ast.Expr(_call("@ended", ast.Constant(end)))
         function.body = [*map(_Returns(said).visit, function.body), said]
