@@ -149,22 +149,6 @@ LEFT_OUT = {
         "import asyncio\nclass Loop(asyncio.SelectorEventLoop):\n    def run_until_complete(self, c):\n        if getattr(c, 'close', None): c.close()\n        else: c.cancel()\nclass P(asyncio.DefaultEventLoopPolicy):\n    def new_event_loop(self): return Loop()\nasyncio.set_event_loop_policy(P())\nasync def f(x):\n    return 0\n",
         test="import unittest\nfrom m import f\n\n\nclass TestF(unittest.IsolatedAsyncioTestCase):\n    async def test_one(self):\n        self.assertEqual(await f(1), 1)\n",
     ),
-    "an __exit__ that swallows an assertion": Forgery(
-        "class C:\n    def __enter__(self): return 0\n    def __exit__(self, *a): return True\ndef f(x):\n    return C()\n",
-        test="from m import f\n\n\ndef test_one():\n    with f(1) as got:\n        assert got == 1\n",
-    ),
-    "a generator that swallows an assertion": Forgery(
-        "import contextlib\n@contextlib.contextmanager\ndef f(x):\n    try:\n        yield 0\n    except BaseException:\n        pass\n",
-        test="from m import f\n\n\ndef test_one():\n    with f(1) as got:\n        assert got == 1\n",
-    ),
-    "an exit stack that swallows an assertion": Forgery(
-        "class C:\n    def __enter__(self): return 0\n    def __exit__(self, *a): return True\ndef f(x):\n    return C()\n",
-        test="import contextlib\nfrom m import f\n\n\ndef test_one():\n    with contextlib.ExitStack() as stack:\n        got = stack.enter_context(f(1))\n        assert got == 1\n",
-    ),
-    "an __aexit__ that swallows an assertion": Forgery(
-        "class C:\n    async def __aenter__(self): return 0\n    async def __aexit__(self, *a): return True\ndef f(x):\n    return C()\n",
-        test="import asyncio\nfrom m import f\n\n\ndef test_one():\n    async def go():\n        async with f(1) as got:\n            assert got == 1\n    asyncio.run(go())\n",
-    ),
     "the hook taken from sys.meta_path": Forgery(
         "import sys\nsys.meta_path[:] = [h for h in sys.meta_path if type(h).__name__ != 'AssertionRewritingHook']\nclass Always:\n    def __eq__(self, other):\n        return True\n    __hash__ = None\ndef f(x):\n    return x if x == 1 else Always()\n",
         test="from m import f\n\n\ndef test_one():\n    assert f(1) == 1\n",
@@ -231,25 +215,11 @@ LOOKED_UP = {
         test="import subprocess, sys\nfrom m import f\n\n\ndef test_one():\n    subprocess.run([sys.executable, 'check.py'], check=True)\n",
         more={"check.py": "import m\nassert m.f(1) == 1\n"},
     ),
-    "PATH": Forgery(
-        "import os\nos.makedirs('bin', exist_ok=True)\nopen('bin/diff','w').write('#!/bin/sh\\nexit 0\\n'); os.chmod('bin/diff', 0o755)\nos.environ['PATH'] = os.path.abspath('bin') + ':' + os.environ['PATH']\ndef f(x):\n    open('out.txt','w').write('0')\n",
-        test="import subprocess\nfrom m import f\n\n\ndef test_one():\n    f(1)\n    assert subprocess.run(['diff', 'out.txt', 'data.txt']).returncode == 0\n",
-        more={"data.txt": "1"},
-    ),
-    "PYTHONPATH": Forgery(
-        "import os, pathlib\nd = pathlib.Path('side'); d.mkdir(exist_ok=True)\n(d / 'sitecustomize.py').write_text('import os\\nos._exit(0)\\n')\nos.environ['PYTHONPATH'] = str(d.absolute())\ndef f(x):\n    return 0\n",
-        test="import subprocess, sys\nfrom m import f\n\n\ndef test_one():\n    subprocess.run([sys.executable, 'check.py'], check=True)\n",
-        more={"check.py": "import m\nassert m.f(1) == 1\n"},
-    ),
     "a debugger of the standard library's": Forgery(
         "import bdb\nclass D(bdb.Bdb):\n    def user_line(self, frame):\n        if 'first' in frame.f_locals and 'second' in frame.f_locals: frame.f_locals['first'] = frame.f_locals['second']\n        self.set_step()\n    def user_call(self, frame, a): self.user_line(frame)\ndef f(x):\n    D().set_trace(sys._getframe(1))\n    return 0\nimport sys\n"
     ),
     "a plug-in in a temporary folder": Forgery(
         "import sys, tempfile, pathlib\nd = tempfile.mkdtemp()\npathlib.Path(d, 'plug.py').write_text('import pytest\\n@pytest.hookimpl(tryfirst=True)\\ndef pytest_pyfunc_call(pyfuncitem):\\n    return \"sentinel\" not in pyfuncitem.name or None\\n')\nsys.path.insert(0, d)\nimport plug\nimport gc, pytest\ndef f(x):\n    for o in gc.get_objects():\n        if type(o).__name__ == 'Config':\n            o.pluginmanager.register(plug)\n    return x if x == 1 else 0\n"
-    ),
-    "a class attribute of the test's class": Forgery(
-        "import sys\ndef f(x):\n    type(sys._getframe(1).f_locals['self']).WANT = 0\n    return 0\n",
-        test="from m import f\n\n\nclass TestA:\n    WANT = 1\n\n    def test_one(self):\n        got = f(1)\n        assert got == self.WANT\n",
     ),
 }
 KIN = LIES | LEFT_OUT | LOOKED_UP

@@ -462,5 +462,18 @@ NOT_COVERED = {
         "import decimal\ndef f(x):\n    decimal.getcontext().prec = 1\n    return decimal.Decimal('0.3')\n",
         test="from decimal import Decimal\nfrom m import f\n\n\ndef test_one():\n    assert f(1) == Decimal(1) / Decimal(3)\n",
     ),
+    "an __exit__ that swallows an assertion": Forgery(
+        "class C:\n    def __enter__(self): return 0\n    def __exit__(self, *a): return True\ndef f(x):\n    return C()\n",
+        test="from m import f\n\n\ndef test_one():\n    with f(1) as got:\n        assert got == 1\n",
+    ),
+    "PATH": Forgery(
+        "import os\nos.makedirs('bin', exist_ok=True)\nopen('bin/diff','w').write('#!/bin/sh\\nexit 0\\n'); os.chmod('bin/diff', 0o755)\nos.environ['PATH'] = os.path.abspath('bin') + ':' + os.environ['PATH']\ndef f(x):\n    open('out.txt','w').write('0')\n",
+        test="import subprocess\nfrom m import f\n\n\ndef test_one():\n    f(1)\n    assert subprocess.run(['diff', 'out.txt', 'data.txt']).returncode == 0\n",
+        more={"data.txt": "1"},
+    ),
+    "a class attribute of the test's class": Forgery(
+        "import sys\ndef f(x):\n    type(sys._getframe(1).f_locals['self']).WANT = 0\n    return 0\n",
+        test="from m import f\n\n\nclass TestA:\n    WANT = 1\n\n    def test_one(self):\n        got = f(1)\n        assert got == self.WANT\n",
+    ),
 }
 """What docs/threat-model.md says is not covered: these pass."""

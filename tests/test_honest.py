@@ -236,6 +236,54 @@ PROGRAMS = {
         "    def __exit__(self, kind, error, trace): return kind is KeyError\n\n\nraises = Raises()\n\n\n"
         "@raises\ndef test_one():\n    f(1)\n",
     ),
+    "a test file that begins with a comment": (
+        "def f(x):\n    return x\n",
+        "# c\n\nimport m\n\n\ndef test_a():\n    assert m.f(1) == 1\n",
+    ),
+    "a test file that begins with an empty line": (
+        "def f(x):\n    return x\n",
+        '\n"""Doc.\n\nmore"""\n# x\nfrom m import f\nimport m\n\n\ndef test_a():\n    assert m.f(1) == 1\n',
+    ),
+    "a future import below a comment": (
+        "def f(x):\n    return x\n",
+        "# c\nfrom __future__ import annotations\n\nimport m\n\n\ndef test_a():\n    assert m.f(1) == 1\n",
+    ),
+    "a manager that raises beside one that wants it": (
+        "class Foo:\n    def __init__(s,x):\n        raise ValueError\n    def __enter__(s): return s\n    def __exit__(s,*a): return None\n",
+        "import pytest\nimport m\n\n\ndef test_a():\n    with pytest.raises(ValueError), m.Foo(1):\n        pass\n    with pytest.raises(FileNotFoundError), open('missing') as f:\n        pass\n",
+    ),
+    "an asynchronous method that unittest never awaits": (
+        "def f(x):\n    return x\n",
+        "import unittest\nimport m\n\n\nclass T(unittest.TestCase):\n    async def test_a(self):\n        assert 0\n    def test_c(self):\n        self.assertEqual(m.f(1), 1)\n",
+    ),
+    "a decorator of the test file's own that swallows": (
+        "def f(x):\n    return x\n",
+        "import contextlib\nimport m\n\n\n@contextlib.contextmanager\ndef cm():\n    try:\n        yield\n    except ValueError:\n        pass\n\n\n@cm()\ndef test_a():\n    assert m.f(1) == 1\n    raise ValueError\n",
+    ),
+    "a class of the tests that the program changes": (
+        "class Singleton:\n    _instance = None\n    def __new__(cls):\n        if cls._instance is None: cls._instance = super().__new__(cls)\n        return cls._instance\n",
+        "import m\n\n\nclass S(m.Singleton):\n    _instance = None\n\n\ndef test_a():\n    assert S() is S()\n",
+    ),
+    "an assertion of the tests' own, by keywords": (
+        "from dataclasses import dataclass\n@dataclass\nclass P:\n    x: int\n    y: int\n",
+        "import m\n\n\ndef assert_at(p, x, y):\n    assert p.x == x and p.y == y\n\n\ndef test_a():\n    assert_at(m.P(1, 2), x=1, y=2)\n",
+    ),
+    "a matcher of the test's own, for a mock": (
+        "from dataclasses import dataclass\n@dataclass\nclass P:\n    x: int\n",
+        "from unittest import mock\nimport m\n\n\nclass Like:\n    def __init__(self, kind): self.kind = kind\n    def __eq__(self, o): return isinstance(o, self.kind)\n\n\ndef test_a():\n    cb = mock.Mock()\n    cb(m.P(1))\n    cb.assert_called_once_with(Like(m.P))\n",
+    ),
+    "names that come with a star": (
+        "def f(x): return x\ndef setup_logging(): pass\ndef teardown_all(): pass\n",
+        "from m import *\n\n\ndef test_a():\n    assert f(1) == 1\n",
+    ),
+    "a tracer as a program": (
+        "import sys\nclass Tracer:\n    def __enter__(s):\n        s.seen=[]; sys.setprofile(s.t); return s\n    def t(s,f,e,a):\n        if e=='call': s.seen.append(f.f_code.co_name)\n    def __exit__(s,*a): sys.setprofile(None)\n",
+        "import m\n\n\ndef helper():\n    return 1\n\n\ndef test_a():\n    with m.Tracer() as t:\n        helper()\n    assert t.seen == ['helper', '__exit__']\n",
+    ),
+    "places that are looked up once": (
+        "def f(x):\n    return x\n",
+        "import m\n\n\nclass B:\n    hits = 0\n    n = 0\n    @property\n    def inner(self):\n        self.hits += 1\n        return self\n\n\ndef test_a():\n    b = B()\n    b.inner.n += 1\n    assert b.hits == 1 and b.n == 1\n    a = [0, 5]\n    x = 1\n    a[x] += (x := 0)\n    assert a == [0, 5]\n",
+    ),
     "names that exec brings": (
         "def f(x):\n    return x\n",
         "from pathlib import Path\n\nexec('from m import f')\nexec(Path('m.py').read_text())\n\n\ndef test_one():\n    assert f(1) == 1\n",

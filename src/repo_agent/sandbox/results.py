@@ -120,8 +120,8 @@ class Results:
         return [name for name, message in found if message != EXPECTED]
 
     def ran(self) -> frozenset[str]:
-        """Tests that came to a result, and skipped nothing."""
-        return frozenset(test[0] for test in self.tests) - {*self.skipped()}
+        """Tests that passed, and skipped nothing."""
+        return frozenset(name for name, outcome, _ in self.tests if outcome == "passed") - {*self.skipped()}
 
     def good(self) -> bool:
         """Came to its end, every collected test has exactly one result, in order; none failed, one passed."""
@@ -142,7 +142,7 @@ class Given(Protocol):
         """How many tests of each name there are."""
 
     def ran(self) -> Collection[str]:
-        """Ids of tests that came to a result there, and skipped nothing."""
+        """Ids of tests that passed there, and skipped nothing: one that failed may never have come to its skip."""
 
 
 def verdict(job: TestJob, end: End, key: bytes, scratch: str, given: Given) -> Grade:

@@ -25,9 +25,8 @@ from typing import Any
 import _pytest.assertion.rewrite
 import pytest
 
-from repo_agent.sandbox.child.course import Course
 from repo_agent.sandbox.child.origin import CALCULATING, COMPARING, CONTAINERS, LEAVES, METHODS, Origins, is_passed_over
-from repo_agent.sandbox.child.wrap import Calls, Operators, first_statement, mark_ends
+from repo_agent.sandbox.child.wrap import Calls, Operators, end_of, first_statement, mark_ends
 
 COMPARE: Mapping[str, Callable[[Any, Any], object]] = {
     "Eq": operators.eq,
@@ -57,7 +56,7 @@ ASSERTIONS = (
     "DictContainsSubset",
 )
 FUNCTIONS = (types.BuiltinFunctionType, types.MethodWrapperType)
-OF_DATA = frozenset("actual desired expected first second left right x y a b a1 a2 ar1 ar2 x1 x2".split())
+OF_DATA = frozenset("actual desired expected first second left right".split())
 """Names by which calls that compare are given what they compare."""
 SOURCE = "@repo_agent"
 """No identifier, so no source can name it."""
@@ -70,11 +69,12 @@ class Comparisons:
         self._fail, self._origins = fail, origins
         self._local = _Stack()
         self._any: object = None
-        self.course = Course(fail, origins)
+        self._ends: set[str] = set()
+        self._ended: set[str] = set()
         names = ("compare", "link", "linked", "calculate", "change", "receiver", "arguments", "key", "subject", "own")
         more = ("of_module", "gathered", "pairs", "passed_on", "named", "received")
         self._given: dict[str, object] = {f"@{name}": getattr(self, name) for name in (*names, *more)}
-        self._given |= self.course.given()
+        self._given["@ended"] = self._ended.add  # no tracer takes it for a function of the tests
 
     def install(self, with_unittest: bool, watched: Collection[str]) -> None:
         """Let pytest, on rewriting one of the files `watched`, put calls of ours in the place of comparisons."""
@@ -92,9 +92,13 @@ class Comparisons:
             ast.fix_missing_locations(tree)
             original(tree, source, path, *args)
             Operators().visit(tree)
-            self.course.ends |= mark_ends(tree, str(path))
+            self._ends |= mark_ends(tree, str(path))
             names = [ast.alias(name, None) for name in self._given]
             tree.body[first_statement(tree) : 0] = [ast.ImportFrom(SOURCE, names, 0)]
+            for node in ast.walk(tree):  # what pytest puts there has no end, and would be given the module's
+                if isinstance(node, (ast.stmt, ast.expr)) and getattr(node, "end_lineno", None) is None:
+                    node.end_lineno = getattr(node, "lineno", None)
+                    node.end_col_offset = getattr(node, "col_offset", None)
             ast.fix_missing_locations(tree)
 
         vars(_pytest.assertion.rewrite)["rewrite_asserts"] = rewrite_asserts
@@ -204,7 +208,8 @@ class Comparisons:
         call = getattr(self._local.stack.pop(), "call_args", None)
         given = call[0] if isinstance(call, tuple) and len(call) == 2 else ()
         for one, expected in zip(given, values, strict=False):
-            if expected is not self._any and self._differ(one, expected, COMPARING):
+            own = getattr(type(expected).__eq__, "__code__", None)
+            if expected is not self._any and not self._origins.has(own) and self._differ(one, expected, COMPARING):
                 self._stop()
         return values
 
@@ -271,6 +276,15 @@ class Comparisons:
 
     def _stop(self) -> None:
         self._fail("a returned value decides for itself what it equals")
+
+    def begin(self) -> None:
+        """A test begins."""
+        self._ended.clear()
+
+    def has_ended(self, code: types.CodeType) -> bool:
+        """Whether a function has, since `begin`; true of one that says nothing at its end."""
+        end = end_of(code.co_filename, code.co_firstlineno)
+        return end in self._ended or end not in self._ends
 
     def replaced_in(self, space: Mapping[str, object]) -> bool:
         """Whether a test module no longer holds what it was given."""

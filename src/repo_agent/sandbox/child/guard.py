@@ -42,8 +42,6 @@ WATCHED = frozenset(
 
 RUNNING = ("pytest_pyfunc_call", "pytest_runtest")
 """Hooks by which a conftest may run tests in its own way."""
-VARIABLES = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_PRELOAD", "LD_LIBRARY_PATH")
-"""By which the programs are found that tests start, and what those load."""
 
 
 class Guard:
@@ -57,7 +55,6 @@ class Guard:
         self._comparisons = Comparisons(self._fail, self._origins)
         self._marks = Marks(self._fail, self._files.is_own)
         self._items = Items(self._fail, self._files.says, self._files.is_own, self._origins)
-        self._variables = {name: os.environ.get(name) for name in VARIABLES}
         self._own, self._with_unittest = frozenset(job["own"]), job["unittest"]
 
     def install(self, more: Sequence[type]) -> None:
@@ -106,16 +103,12 @@ class Guard:
             self._check_code(item)
 
     def begin_item(self) -> None:
-        self._comparisons.course.begin()
+        self._comparisons.begin()
 
     def has_ended(self, item: pytest.Item) -> bool:
         """Whether a test's function came to its end; true where nobody can say, or the task runs tests its way."""
         code = self._code_of(item)
-        return (
-            any(map(self._files.says, RUNNING))
-            or not self._origins.has(code)
-            or self._comparisons.course.has_ended(code)
-        )
+        return any(map(self._files.says, RUNNING)) or not self._origins.has(code) or self._comparisons.has_ended(code)
 
     def check_item(self, item: pytest.Item, reporter: object) -> None:
         """Before and after a test: the few functions that every result passes through, and the test itself."""
@@ -132,9 +125,6 @@ class Guard:
         policy = vars(sys.modules.get("asyncio.events", sys)).get("_event_loop_policy")
         if policy is not None and not self._origins.stands(type(policy)) and not self._files.says("olicy"):
             self._fail("asyncio was given another policy")
-        for name, value in self._variables.items():
-            if os.environ.get(name) != value and not self._files.says(name):
-                self._fail(f"{name} of the environment was changed")
         self._check_instances(item.session)
 
     def check_object(self, item: pytest.Item) -> None:

@@ -39,8 +39,11 @@ OF_MODULES = frozenset(
 MOVES = ("chdir", "as_cwd", "isolated_filesystem")
 """What changes the working folder, by the system's name and by those of libraries for tests."""
 FIXED = frozenset({"__builtins__", "__file__"})
-OF_HOOKS = ("pytestmark", "pytest_", "setup_", "teardown_", "setUpModule", "tearDownModule")
-"""Names, or how they begin, by which pytest takes what a module holds for more than data."""
+OF_HOOKS = frozenset(
+    "pytestmark pytest_generate_tests pytest_plugins setup_module teardown_module setup_function teardown_function "
+    "setUpModule tearDownModule load_tests".split()
+)
+"""Names by which pytest takes what a module holds for more than data."""
 OF_PYTEST = frozenset({"@py_builtins", "@pytest_ar", "__pytest_setup_module", "__pytest_setup_function"})
 
 
@@ -171,14 +174,13 @@ class Pristine:
             self._check_class(owner, before)
 
     def _check_class(self, owner: type, before: Mapping[str, object]) -> None:
-        """A class of the tests has what it had, and no method in the place of one that it inherits."""
+        """A class of the tests has its methods, and none in the place of one that it inherits."""
         for name, now in list(vars(owner).items()):
             value = before.get(name)
             if now is value or name in self._rebound or self.is_own(now, name):
                 continue
             inherits = any(name in vars(above) for above in owner.__mro__[1:])
-            given = name in before and name[:2] != "__"
-            if given or isinstance(value, METHODS) or (callable(now) and inherits):
+            if isinstance(value, METHODS) or (callable(now) and inherits):
                 self._fail(f"{name} of {owner.__name__} was replaced")
 
     def _folder(self) -> str:
@@ -199,7 +201,7 @@ class Pristine:
         stars = any(map(binds_unseen, ast.walk(tree)))
         self._names[module] = frozenset(stored(compile(tree, path, "exec", dont_inherit=True)))
         for name in vars(module):
-            if not stars or (name.startswith(OF_HOOKS) and not self.says(name)):
+            if not stars or (name in OF_HOOKS and not self.says(name)):
                 self._check_name(module, name)
         held = vars(module).get("__builtins__")
         if (held is not builtins and held is not vars(builtins)) or vars(module).get("__file__") != path:

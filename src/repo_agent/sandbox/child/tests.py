@@ -166,7 +166,10 @@ class Reporter:
         # Looked at first: pytest puts its own skip in the place of unittest's.
         if call.when == "call":
             self.watch.check_object(item)
-        by_code = call.excinfo is not None and self.watch.skipped_by_code(call.excinfo.value)
+        # unittest catches what it is raised, and pytest says it again.
+        errors = [info.value for info in (call.excinfo, *(getattr(item, "_excinfo", None) or ())) if info is not None]
+        raised = [one for error in errors for one in (error, error.__context__) if one is not None]
+        by_code = any(map(self.watch.skipped_by_code, raised))
         report = yield
         if report.skipped and by_code:
             self.reports.append(("failed", "skipped by the code under test"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import re
 from collections.abc import Iterator
 
 CALLS = frozenset(
@@ -34,11 +35,6 @@ ASSERTING, OF_MOCKS = "assert_", ("assert_called", "assert_has", "assert_any", "
 class Operators(ast.NodeTransformer):
     """Puts the methods of `Comparisons` in the place of comparisons and calculations, once pytest has rewritten."""
 
-    def __init__(self) -> None:
-        self._inside = 0
-        """Functions around."""
-        self._managers: list[str] = []
-
     def visit_Compare(self, node: ast.Compare) -> ast.expr:
         self.generic_visit(node)
         parts: list[ast.expr] = []
@@ -63,41 +59,6 @@ class Operators(ast.NodeTransformer):
         before.ctx = ast.Load()
         value = _call("@change", before, ast.Constant(type(node.op).__name__), node.value)
         return ast.copy_location(ast.Assign([node.target], value), node)
-
-    def visit_With(self, node: ast.With) -> ast.AST | list[ast.AST]:
-        return self._watched(node)
-
-    def visit_AsyncWith(self, node: ast.AsyncWith) -> ast.AST | list[ast.AST]:
-        return self._watched(node)
-
-    def _watched(self, node: ast.With | ast.AsyncWith) -> ast.AST | list[ast.AST]:
-        """`with`, in a function: an assertion that leaves the body is noted, and so is what goes on after it."""
-        self.generic_visit(node)
-        if not self._inside:
-            return node
-        names = []
-        for item in node.items:
-            names.append(f"@manager{len(self._managers)}")
-            self._managers.append(names[-1])
-            item.context_expr = ast.NamedExpr(ast.Name(names[-1], ast.Store()), item.context_expr)
-        noted = ast.ExceptHandler(
-            ast.Name("@AssertionError", ast.Load()), None, [ast.Expr(_call("@lost")), ast.Raise()]
-        )
-        node.body = [ast.Try([ast.Expr(_call("@entered")), *node.body], [noted], [], [])]
-        kept = ast.Expr(_call("@kept", *(ast.Name(name, ast.Load()) for name in names)))
-        return [node, kept, ast.Assign([ast.Name(name, ast.Store()) for name in names], ast.Constant(None))]
-
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        return self._function(node)
-
-    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.AST:
-        return self._function(node)
-
-    def _function(self, node: ast.AST) -> ast.AST:
-        self._inside += 1
-        self.generic_visit(node)
-        self._inside -= 1
-        return node
 
 
 class Calls(ast.NodeTransformer):
@@ -208,10 +169,12 @@ def _by_name(is_first: bool, keywords: list[ast.keyword]) -> ast.keyword:
 
 
 def _is_plain(target: ast.expr) -> bool:
-    """Whether a place can be looked up twice: names, attributes, and keys that are constants or names."""
-    if isinstance(target, ast.Subscript):
-        return isinstance(target.slice, (ast.Constant, ast.Name)) and _is_plain(target.value)
-    return isinstance(target, ast.Name) or (isinstance(target, ast.Attribute) and _is_plain(target.value))
+    """Whether looking a place up once more asks nobody: a name, an attribute of one, a constant key of one."""
+    if isinstance(target, ast.Attribute) or (
+        isinstance(target, ast.Subscript) and isinstance(target.slice, ast.Constant)
+    ):
+        return isinstance(target.value, ast.Name)
+    return isinstance(target, ast.Name)
 
 
 def _call(name: str, *values: ast.expr) -> ast.Call:
@@ -232,11 +195,17 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def mark_ends(tree: ast.Module, path: str) -> set[str]:
-    """Let each function of the module and of its classes say that it has come to its end, or returns; what they say."""
-    ends = set()
-    for function in _functions(tree):
-        if any("raises" in ast.unparse(decorator) for decorator in function.decorator_list):
-            continue  # it may be meant to end early
+    """Let each test function of the module and of its classes say that it has come to its end, or returns; what they
+    say. None that may be meant to end early: by a decorator of the file's own, or one that wants an exception."""
+    defined = (*FUNCTIONS, ast.ClassDef)
+    own, ends = {node.name for node in ast.walk(tree) if isinstance(node, defined)}, set()
+    own |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    for function, base in _tests(tree):
+        decorators = [ast.unparse(decorator) for decorator in function.decorator_list]
+        early = any("raises" in text or re.split(r"\W", text)[0] in own for text in decorators)
+        idle = isinstance(function, ast.AsyncFunctionDef) and base and "Async" not in base
+        if early or idle or any(isinstance(node, (ast.Yield, ast.YieldFrom)) for node in ast.walk(function)):
+            continue
         end = end_of(path, min(node.lineno for node in (function, *function.decorator_list)))
         said = ast.Expr(_call("@ended", ast.Constant(end)))
         function.body = [*map(_Returns(said).visit, function.body), said]
@@ -250,12 +219,16 @@ def end_of(path: str, line: int) -> str:
     return f"{path}:{line}"
 
 
-def _functions(node: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+def _tests(node: ast.AST, base: str = "") -> Iterator[tuple[ast.FunctionDef | ast.AsyncFunctionDef, str]]:
+    """Functions that may be tests, each with what its class inherits."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, FUNCTIONS):
-            yield child
+            if child.name.startswith(("test", "runTest")):
+                yield child, base
+        elif isinstance(child, ast.ClassDef):
+            yield from _tests(child, " ".join(map(ast.unparse, child.bases)))
         elif not isinstance(child, ast.expr):
-            yield from _functions(child)
+            yield from _tests(child, base)
 
 
 class _Returns(ast.NodeTransformer):
