@@ -26,7 +26,7 @@ import _pytest.assertion.rewrite
 import pytest
 
 from repo_agent.sandbox.child.origin import CALCULATING, COMPARING, CONTAINERS, LEAVES, METHODS, Origins, is_passed_over
-from repo_agent.sandbox.child.wrap import Calls, Operators, end_of, first_statement, mark_ends
+from repo_agent.sandbox.child.wrap import Calls, Operators, end_of, first_statement, fix_locations, mark_ends
 
 COMPARE: Mapping[str, Callable[[Any, Any], object]] = {
     "Eq": operators.eq,
@@ -95,11 +95,7 @@ class Comparisons:
             self._ends |= mark_ends(tree, str(path))
             names = [ast.alias(name, None) for name in self._given]
             tree.body[first_statement(tree) : 0] = [ast.ImportFrom(SOURCE, names, 0)]
-            for node in ast.walk(tree):  # what pytest puts there has no end, and would be given the module's
-                if isinstance(node, (ast.stmt, ast.expr)) and getattr(node, "end_lineno", None) is None:
-                    node.end_lineno = getattr(node, "lineno", None)
-                    node.end_col_offset = getattr(node, "col_offset", None)
-            ast.fix_missing_locations(tree)
+            fix_locations(tree)
 
         vars(_pytest.assertion.rewrite)["rewrite_asserts"] = rewrite_asserts
 

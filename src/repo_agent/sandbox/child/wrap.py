@@ -181,6 +181,15 @@ def _call(name: str, *values: ast.expr) -> ast.Call:
     return ast.Call(ast.Name(name, ast.Load()), list(values), [])
 
 
+def fix_locations(tree: ast.Module) -> None:
+    """As of ast, but for what pytest puts there: it has a beginning and no end, and would be given the module's."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.stmt, ast.expr)) and getattr(node, "end_lineno", None) is None:
+            node.end_lineno = getattr(node, "lineno", None)
+            node.end_col_offset = getattr(node, "col_offset", None)
+    ast.fix_missing_locations(tree)
+
+
 def first_statement(tree: ast.Module) -> int:
     """Where an import may go: after the docstring and `from __future__ import`."""
     at = 0
