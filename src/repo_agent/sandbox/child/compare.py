@@ -26,7 +26,7 @@ import _pytest.assertion.rewrite
 import pytest
 
 from repo_agent.sandbox.child.origin import CALCULATING, COMPARING, CONTAINERS, LEAVES, METHODS, Origins, is_passed_over
-from repo_agent.sandbox.child.wrap import Calls, Operators, end_of, first_statement, fix_locations, mark_ends
+from repo_agent.sandbox.child.wrap import Calls, Operators, first_statement, fix_locations, mark_ends
 
 COMPARE: Mapping[str, Callable[[Any, Any], object]] = {
     "Eq": operators.eq,
@@ -69,12 +69,13 @@ class Comparisons:
         self._fail, self._origins = fail, origins
         self._local = _Stack()
         self._any: object = None
-        self._ends: set[str] = set()
-        self._ended: set[str] = set()
+        self.ends: set[str] = set()
+        self.ended: set[str] = set()
+        """What functions of the tests say at their ends, and which have said it; see wrap.py."""
         names = ("compare", "link", "linked", "calculate", "change", "receiver", "arguments", "key", "subject", "own")
         more = ("of_module", "gathered", "pairs", "passed_on", "named", "received")
         self._given: dict[str, object] = {f"@{name}": getattr(self, name) for name in (*names, *more)}
-        self._given["@ended"] = self._ended.add  # no tracer takes it for a function of the tests
+        self._given["@ended"] = self.ended.add  # no tracer takes it for a function of the tests
 
     def install(self, with_unittest: bool, watched: Collection[str]) -> None:
         """Let pytest, on rewriting one of the files `watched`, put calls of ours in the place of comparisons."""
@@ -92,7 +93,7 @@ class Comparisons:
             ast.fix_missing_locations(tree)
             original(tree, source, path, *args)
             Operators().visit(tree)
-            self._ends |= mark_ends(tree, str(path))
+            self.ends |= mark_ends(tree, str(path))
             names = [ast.alias(name, None) for name in self._given]
             tree.body[first_statement(tree) : 0] = [ast.ImportFrom(SOURCE, names, 0)]
             fix_locations(tree)
@@ -272,15 +273,6 @@ class Comparisons:
 
     def _stop(self) -> None:
         self._fail("a returned value decides for itself what it equals")
-
-    def begin(self) -> None:
-        """A test begins."""
-        self._ended.clear()
-
-    def has_ended(self, code: types.CodeType) -> bool:
-        """Whether a function has, since `begin`; true of one that says nothing at its end."""
-        end = end_of(code.co_filename, code.co_firstlineno)
-        return end in self._ended or end not in self._ends
 
     def replaced_in(self, space: Mapping[str, object]) -> bool:
         """Whether a test module no longer holds what it was given."""

@@ -32,6 +32,7 @@ from repo_agent.sandbox.child.items import Items, function_of, shadowed
 from repo_agent.sandbox.child.marks import Marks, code_of
 from repo_agent.sandbox.child.origin import Origins
 from repo_agent.sandbox.child.pristine import Pristine
+from repo_agent.sandbox.child.wrap import end_of
 
 FAMILY = ("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments", "py")
 WATCHED = frozenset(
@@ -103,12 +104,15 @@ class Guard:
             self._check_code(item)
 
     def begin_item(self) -> None:
-        self._comparisons.begin()
+        self._comparisons.ended.clear()
 
     def has_ended(self, item: pytest.Item) -> bool:
         """Whether a test's function came to its end; true where nobody can say, or the task runs tests its way."""
         code = self._code_of(item)
-        return any(map(self._files.says, RUNNING)) or not self._origins.has(code) or self._comparisons.has_ended(code)
+        if any(map(self._files.says, RUNNING)) or not self._origins.has(code):
+            return True
+        end = end_of(code.co_filename, code.co_firstlineno)
+        return end in self._comparisons.ended or end not in self._comparisons.ends
 
     def check_item(self, item: pytest.Item, reporter: object) -> None:
         """Before and after a test: the few functions that every result passes through, and the test itself."""
