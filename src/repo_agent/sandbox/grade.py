@@ -117,9 +117,9 @@ class _Given:
         found = self._asked("--collect-only")
         return counted(self.job, found) if found else {}
 
-    def ran(self) -> Collection[str]:
+    def passed(self) -> Collection[str]:
         found = self._asked()
-        return found.ran() if found else ()
+        return found.passed() if found else ()
 
     def _asked(self, *args: str) -> Results | None:
         job, key = self.job, (self.job.task, self.isolation.name, *args)

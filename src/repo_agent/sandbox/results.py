@@ -119,7 +119,7 @@ class Results:
         found = [(name, message) for name, outcome, message in self.tests if outcome == "skipped" or message == PARTLY]
         return [name for name, message in found if message != EXPECTED]
 
-    def ran(self) -> frozenset[str]:
+    def passed(self) -> frozenset[str]:
         """Tests that passed, and skipped nothing."""
         return frozenset(name for name, outcome, _ in self.tests if outcome == "passed") - {*self.skipped()}
 
@@ -141,7 +141,7 @@ class Given(Protocol):
     def counts(self) -> Mapping[str, int]:
         """How many tests of each name there are."""
 
-    def ran(self) -> Collection[str]:
+    def passed(self) -> Collection[str]:
         """Ids of tests that passed there, and skipped nothing: one that failed may never have come to its skip."""
 
 
@@ -186,7 +186,7 @@ def _doubt(job: TestJob, results: Results, given: Given) -> str:
     if missing:
         return f"{missing[0]} was not run" + (" with all its parameters" if have[missing[0]] else "")
     skipped = results.skipped()
-    wrongly = {*skipped} & {*given.ran()} if skipped else set()
+    wrongly = {*skipped} & {*given.passed()} if skipped else set()
     return f"{min(wrongly)} was skipped, which it is not on the task as it is given" if wrongly else ""
 
 

@@ -21,12 +21,11 @@ CLOSED = frozenset({"pytest", "_pytest", "pluggy", "unittest"})
 FREE = ("hook", "warn", "set_trace", "__getattr__")
 """Parts of names that pytest, and programs, may give another meaning."""
 CHANGING, SAYING = ("sys", "time"), ("maxDiff", "longMessage")
-OF_SYS = frozenset({"executable", "platform", "byteorder", "maxsize", "maxunicode", "version", "hexversion"})
-"""What tests choose by, all the same."""
 """Modules whose constants are none; attributes of a test case that only say how much is told."""
-
-
-_DISPATCHES = ((copy, "_deepcopy_dispatch", False), (copy, "_copy_dispatch", False))
+OF_SYS = frozenset({"executable", "platform", "byteorder", "maxsize", "maxunicode", "version", "hexversion"})
+"""Constants of sys all the same: what tests choose by."""
+DISPATCHES = ((copy, "_deepcopy_dispatch", False), (copy, "_copy_dispatch", False))
+"""Tables by module and name, and whether they may get no new key."""
 
 
 class _Mark(NamedTuple):
@@ -93,7 +92,7 @@ class Marks:
 
     def note_tables(self) -> None:
         """What Python's own modules look things up in; the objects that json keeps get no new attribute either."""
-        for owner, name, closed in (*((json, f"_default_{one}coder", True) for one in ("de", "en")), *_DISPATCHES):
+        for owner, name, closed in (*((json, f"_default_{one}coder", True) for one in ("de", "en")), *DISPATCHES):
             held = vars(owner).get(name, {})
             table = held if isinstance(held, dict) else vars(held)
             self._tables.append((f"{owner.__name__}.{name}", table, dict(table), closed))
@@ -176,7 +175,8 @@ def _is_of_class(owner: type, name: str, value: object) -> bool:
 def _is_constant(module: ModuleType, name: str, value: object) -> bool:
     """Such as math.pi. Programs do set what some libraries hold in the open, so only Python's own and numpy's count."""
     root = module.__name__.split(".")[0]
-    own = root == "numpy" or (root in sys.stdlib_module_names and root not in CHANGING) or name in OF_SYS
+    own = root == "numpy" or (root in sys.stdlib_module_names and root not in CHANGING)
+    own = own or (root == "sys" and name in OF_SYS)
     return own and name[:1] != "_" and type(value) in CONSTANTS
 
 
